@@ -1,0 +1,32 @@
+# Everything runs in .venv, made by uv from uv.lock. Where uv is missing it is put into .tools/.
+.DEFAULT_GOAL := help
+.PHONY: help setup test check format clean
+
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN = $(UV) run --locked --
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.tools/bin/uv:
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv
+
+setup: $(filter .tools/%,$(UV))  ## Make the environment (.venv) from the lock file
+	$(UV) sync --locked --quiet
+
+test: setup  ## Run the tests
+	$(RUN) pytest
+
+check: setup  ## Lint, formatting and types; changes nothing
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: setup  ## Fix formatting and what the linter can fix
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+clean:  ## Remove what the build and the embedded stack made here
+	rm -rf .venv .tools .flagger .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Deployment: the embedded stack in `local`, and later images, charts and cloud wiring."""

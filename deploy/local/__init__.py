@@ -1,0 +1,1 @@
+"""The embedded stack: real Kafka, Triton and Valkey as processes of this machine."""

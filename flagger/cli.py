@@ -1,0 +1,79 @@
+"""The `flagger` command: a table of sub-commands, each loaded only when it is asked for.
+
+The table holds names, not imports, so that the core stays free of the doors and
+`flagger --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from flagger import __version__
+from flagger.errors import FlaggerError
+
+__all__ = ["COMMANDS", "cli", "main"]
+
+# name -> (module:attribute of the click command, one line for --help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("loadtest.demo_cli:demo", "Train, export, start everything, stream, check, report."),
+    "up": ("deploy.local.cli:up", "Run the embedded Kafka, Triton and Valkey until Ctrl-C."),
+    "status": ("deploy.local.cli:status", "Show the embedded stack's processes and addresses."),
+    "down": ("deploy.local.cli:down", "Stop an embedded stack that was left running."),
+    "simulate": ("train.simulate_cli:simulate", "Write a file of simulated transactions."),
+    "train": ("train.cli:train", "Train a model on a file of transactions."),
+    "export": ("export.cli:export", "Export a trained model to the Triton model repository."),
+    "produce": ("streamer.produce_cli:produce", "Send a file's transactions to Kafka."),
+    "stream": ("streamer.cli:stream", "Score transactions from Kafka, exactly once."),
+    "gateway": ("gateway.cli:gateway", "Serve synchronous scoring over HTTP."),
+    "bench": ("loadtest.bench_cli:bench", "Measure throughput, latency and recovery."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the command names in the order in which a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module behind `cmd_name`, or return None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module_name, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module_name), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="flagger")
+def cli() -> None:
+    """Real-time payment fraud scoring on Kafka and Triton.
+
+    Every command has its own --help. Settings come from FLAGGER_* environment variables.
+    Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 configuration, 4 data file,
+    5 model server, 6 state store, 7 embedded stack, 8 publishing refused, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; turn our errors into one readable line and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except FlaggerError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""Entity state: records, the table that holds them in memory, the store that keeps them."""

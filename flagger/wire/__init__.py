@@ -1,0 +1,1 @@
+"""The wire format: JSON messages to columns and decisions to JSON, in bulk."""

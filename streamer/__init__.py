@@ -1,0 +1,1 @@
+"""The Kafka door: transactions in, decisions out, exactly once."""
