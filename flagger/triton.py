@@ -1,0 +1,221 @@
+"""The one seam to Triton: request and answer as arrays, errors mapped to ours.
+
+Shapes are checked before the call, because the client library reports a wrong rank as an index
+error. Answers of shape [n], [n, 1] and [n, 2] are all read as n probabilities of fraud.
+"""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tritonclient.utils import InferenceServerException
+
+from flagger.errors import ConfigurationError, ModelError, ModelRefusedError, ModelUnavailableError
+
+__all__ = [
+    "GATEWAY_PRIORITY",
+    "INPUT",
+    "OUTPUT",
+    "STREAMER_PRIORITY",
+    "AsyncScorer",
+    "ModelName",
+    "PendingScores",
+    "Scorer",
+    "map_error",
+]
+
+INPUT = "input__0"
+OUTPUT = "output__0"
+GATEWAY_PRIORITY = 1
+"""Payments that wait for an answer go first in Triton's queue."""
+STREAMER_PRIORITY = 2
+
+# gRPC status -> may the same rows be sent again? A status that is missing here fails a test.
+_RETRYABLE = {
+    "CANCELLED": True,
+    "UNKNOWN": True,
+    "INVALID_ARGUMENT": False,
+    "DEADLINE_EXCEEDED": True,
+    "NOT_FOUND": True,  # the model is not loaded (yet)
+    "ALREADY_EXISTS": False,
+    "PERMISSION_DENIED": False,
+    "RESOURCE_EXHAUSTED": True,
+    "FAILED_PRECONDITION": True,
+    "ABORTED": True,
+    "OUT_OF_RANGE": False,
+    "UNIMPLEMENTED": False,
+    "INTERNAL": False,
+    "UNAVAILABLE": True,
+    "DATA_LOSS": True,
+    "UNAUTHENTICATED": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A model entry of the repository and its version."""
+
+    name: str
+    version: str
+
+
+def map_error(error: InferenceServerException, model: ModelName) -> ModelError:
+    """Return our error for the client library's: refused, or unavailable and worth a retry."""
+    status = (error.status() or "UNKNOWN").removeprefix("StatusCode.")
+    text = f"Triton answered {status} for {model.name} version {model.version}: {error.message()}"
+    if _RETRYABLE.get(status, False):
+        return ModelUnavailableError(text)
+    return ModelRefusedError(text)
+
+
+def _request(rows: npt.NDArray[np.float32]) -> list[Any]:
+    if rows.ndim != 2 or rows.dtype != np.float32:
+        raise ValueError(f"rows must be float32 [n, F], not {rows.dtype} {rows.shape}")
+    tensor = triton.InferInput(INPUT, list(rows.shape), "FP32")
+    tensor.set_data_from_numpy(rows)
+    return [tensor]
+
+
+def _scores(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
+    output: npt.NDArray[np.float32] | None = result.as_numpy(OUTPUT)
+    if output is None or output.size not in (n, 2 * n):
+        shape = None if output is None else output.shape
+        raise ModelRefusedError(
+            f"{model.name} version {model.version} answered {OUTPUT} of shape {shape} for {n} "
+            f"rows; export the model again."
+        )
+    return output.reshape(n, -1)[:, -1]
+
+
+class PendingScores:
+    """An answer that is under way. `result` waits for it."""
+
+    def __init__(self, n: int, model: ModelName) -> None:
+        self._n = n
+        self._model = model
+        self._answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+
+    def _complete(self, result: Any, error: Any) -> None:
+        self._answers.put((result, error))
+
+    @property
+    def done(self) -> bool:
+        """True if `result` will not wait."""
+        return not self._answers.empty()
+
+    def result(self, timeout_s: float) -> npt.NDArray[np.float32]:
+        """Return the scores, float32 [n]; call it once.
+
+        Raises:
+            ModelUnavailableError: Worth a retry; also when nothing came within `timeout_s`.
+            ModelRefusedError: The same rows will be refused again.
+        """
+        try:
+            result, error = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            raise ModelUnavailableError(
+                f"Triton did not answer for {self._model.name} within {timeout_s:.1f} s."
+            ) from None
+        if error is not None:
+            raise map_error(error, self._model) from error
+        return _scores(result, self._n, self._model)
+
+
+class Scorer:
+    """Pipelined scoring over one gRPC channel, for the streamer.
+
+    Args:
+        url: host:port of Triton's gRPC endpoint.
+        timeout_ms: Limit of one request, on the client and in the server's queue.
+    """
+
+    def __init__(self, url: str, *, timeout_ms: int) -> None:
+        self._timeout_ms = timeout_ms
+        self._client = triton.InferenceServerClient(url)
+
+    def submit(self, rows: npt.NDArray[np.float32], model: ModelName) -> PendingScores:
+        """Send float32 [n, F] rows; returns at once."""
+        pending = PendingScores(len(rows), model)
+        self._client.async_infer(
+            model.name,
+            _request(rows),
+            pending._complete,  # noqa: SLF001 - the two classes are one mechanism
+            model_version=model.version,
+            priority=STREAMER_PRIORITY,
+            timeout=self._timeout_ms * 1000,
+            client_timeout=self._timeout_ms / 1000,
+        )
+        return pending
+
+    def score(self, rows: npt.NDArray[np.float32], model: ModelName) -> npt.NDArray[np.float32]:
+        """Send rows and wait for the scores, float32 [n]."""
+        return self.submit(rows, model).result(self._timeout_ms / 1000 + 1)
+
+    def is_ready(self, model: ModelName) -> bool:
+        """Return True if the server answers and the model version is loaded."""
+        try:
+            return bool(self._client.is_model_ready(model.name, model.version, client_timeout=2))
+        except InferenceServerException:
+            return False
+
+    def check_shape(self, model: ModelName, n_features: int) -> None:
+        """Raise ConfigurationError unless the served model takes and gives what we expect."""
+        try:
+            found = self._client.get_model_metadata(model.name, model.version, as_json=True)
+        except InferenceServerException as error:
+            raise map_error(error, model) from error
+        inputs = {t["name"]: [int(d) for d in t["shape"]] for t in found.get("inputs", [])}
+        outputs = {t["name"] for t in found.get("outputs", [])}
+        if inputs.get(INPUT, [0])[-1] != n_features or OUTPUT not in outputs:
+            raise ConfigurationError(
+                f"Triton serves {model.name} version {model.version} with inputs {inputs} and "
+                f"outputs {sorted(outputs)}; needed are {INPUT} [-1, {n_features}] and {OUTPUT}. "
+                f"Export the model again with this release."
+            )
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._client.close()
+
+
+class AsyncScorer:
+    """Scoring on an event loop, for the gateway. Cancelling the call cancels it in the server."""
+
+    def __init__(self, url: str) -> None:
+        self._client = triton_aio.InferenceServerClient(url)
+
+    async def score(
+        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
+    ) -> npt.NDArray[np.float32]:
+        """Score float32 [n, F] rows within `timeout_ms`; raises ModelError."""
+        try:
+            result = await self._client.infer(
+                model.name,
+                _request(rows),
+                model_version=model.version,
+                priority=GATEWAY_PRIORITY,
+                timeout=max(int(timeout_ms * 1000), 1),
+                client_timeout=timeout_ms / 1000,
+            )
+        except InferenceServerException as error:
+            raise map_error(error, model) from error
+        return _scores(result, len(rows), model)
+
+    async def is_ready(self, model: ModelName) -> bool:
+        """Return True if the server answers and the model version is loaded."""
+        try:
+            return bool(
+                await self._client.is_model_ready(model.name, model.version, client_timeout=2)
+            )
+        except InferenceServerException:
+            return False
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._client.close()
