@@ -36,9 +36,15 @@ class Settings(BaseSettings):
     decisions_topic: str = "decisions"
     alerts_topic: str = "alerts"
     labels_topic: str = "labels"
+    activity_topic: str = "terminal-activity"
+    """What the streamers tell each other: transactions per terminal and half day."""
     dead_letter_topic: str = "transactions.dead-letter"
     partitions: int = Field(default=4, ge=1, le=1024)
     """Partitions of the transactions, decisions and alerts topics when we create them."""
+    consumer_group: str = "fraud-flagger"
+    """The streamers' group: they share the partitions, and one store."""
+    instance: str = "0"
+    """Name of this streamer, unique in its group: a restart under the same name is a takeover."""
 
     model_repository: Path = Path("model_repository")
     """Folder of the Triton model repository, for policy and feature contract."""

@@ -3,7 +3,7 @@
 from flagger.features.batch import CATEGORY_FIELDS, LabelBatch, TransactionBatch
 from flagger.features.catalogue import CATALOGUE, FEATURE_NAMES, Feature, catalogue_hash
 from flagger.features.contract import FeatureContract
-from flagger.features.engine import FeatureEngine, FeatureRows, LogPositions
+from flagger.features.engine import ActivityBatch, FeatureEngine, FeatureRows, LogPositions
 from flagger.features.rows import ALREADY_APPLIED, DUPLICATE, LATE
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "DUPLICATE",
     "FEATURE_NAMES",
     "LATE",
+    "ActivityBatch",
     "Feature",
     "FeatureContract",
     "FeatureEngine",

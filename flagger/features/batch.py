@@ -39,7 +39,7 @@ class TransactionBatch(_Columns):
         customer_key: Key of the customer id, uint64.
         terminal_key: Key of the terminal id, uint64.
         event_time_ms: Epoch milliseconds UTC, int64.
-        amount: Amount in units of the currency, float64, above 0.
+        amount: Amount in units of the currency, float64, at least 0.
         category_keys: Keys of `CATEGORY_FIELDS`, uint64 [n, 4], C-contiguous; 0 is absent.
     """
 

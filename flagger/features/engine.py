@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,12 @@ from flagger.features.batch import LabelBatch, TransactionBatch
 from flagger.features.catalogue import CATALOGUE
 from flagger.features.contract import FeatureContract
 from flagger.features.program import compile_program
-from flagger.features.rows import apply_labels, score_rows
+from flagger.features.rows import score_rows
+from flagger.features.updates import apply_activity, apply_labels, hash_rows
 from flagger.state.records import CUSTOMER, TERMINAL
 from flagger.state.table import EntityTable
 
-__all__ = ["FeatureEngine", "FeatureRows", "LogPositions"]
+__all__ = ["ActivityBatch", "FeatureEngine", "FeatureRows", "LogPositions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,21 @@ class LogPositions:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivityBatch:
+    """How many transactions terminals had per half-day bucket: one entry of the activity log.
+
+    Attributes:
+        terminal_key: uint64 [n].
+        bucket: floor(event_time_ms / TERMINAL_BUCKET_MS), int32 [n].
+        count: uint32 [n].
+    """
+
+    terminal_key: npt.NDArray[np.uint64]
+    bucket: npt.NDArray[np.int32]
+    count: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureRows:
     """Model input of one batch.
 
@@ -49,6 +66,10 @@ class FeatureRows:
     rows: npt.NDArray[np.float32]
     flags: npt.NDArray[np.uint8]
 
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Return XXH64 of each row's bytes, uint64 [n]: equal rows, equal hashes."""
+        return hash_rows(self.rows.view(np.uint8))
+
 
 class FeatureEngine:
     """Entity state and the kernels that read and move it. Not thread-safe: one owner.
@@ -56,31 +77,79 @@ class FeatureEngine:
     Attributes:
         customers: Customer records.
         terminals: Terminal records.
-        late_labels: Labels so far that came after their bucket had left the terminal's ring.
+        too_late: Labels and terminal counts so far that came after their bucket had left the ring.
     """
 
     def __init__(self, contract: FeatureContract) -> None:
         self.contract = contract
         self.customers = EntityTable(CUSTOMER)
         self.terminals = EntityTable(TERMINAL)
-        self.late_labels = 0
+        self.too_late = 0
         self._program = compile_program(contract)
 
     def process(
-        self, batch: TransactionBatch, positions: LogPositions | None = None
+        self,
+        batch: TransactionBatch,
+        positions: LogPositions | None = None,
+        *,
+        count_at_terminals: bool = True,
     ) -> FeatureRows:
         """Compute the rows of a batch and count its transactions, in the batch's order.
 
         Each row describes the state just before its transaction. Records that the tables lack
         start empty: load them from the store first where there is one.
+
+        Args:
+            batch: The transactions.
+            positions: Where they stand in the log; None: not from a log.
+            count_at_terminals: False where the terminals' counts come from the activity log
+                (`apply_activity`), which several streamers share.
         """
+        return self._run(
+            batch,
+            positions or LogPositions.none(len(batch)),
+            self.customers,
+            self.terminals,
+            count_at_terminals=count_at_terminals,
+        )
+
+    def process_detached(
+        self,
+        batch: TransactionBatch,
+        customers: npt.NDArray[Any],
+        terminals: npt.NDArray[Any],
+    ) -> FeatureRows:
+        """Compute the rows of a batch on copies of the given records; nothing here is moved.
+
+        Args:
+            batch: The transactions.
+            customers: The CUSTOMER records that exist among the batch's customers.
+            terminals: The TERMINAL records that exist among the batch's terminals.
+        """
+        tables = []
+        for dtype, records in ((CUSTOMER, customers), (TERMINAL, terminals)):
+            table = EntityTable(dtype, initial_rows=len(batch))
+            table.load(records)
+            tables.append(table)
+        return self._run(
+            batch, LogPositions.none(len(batch)), tables[0], tables[1], count_at_terminals=False
+        )
+
+    def _run(
+        self,
+        batch: TransactionBatch,
+        positions: LogPositions,
+        customers: EntityTable,
+        terminals: EntityTable,
+        *,
+        count_at_terminals: bool,
+    ) -> FeatureRows:
         n = len(batch)
-        positions = positions or LogPositions.none(n)
         rows = np.empty((n, len(CATALOGUE)), dtype=np.float32)
         flags = np.empty(n, dtype=np.uint8)
         program = self._program
-        customer_rows = self.customers.rows_of(batch.customer_key)
-        terminal_rows = self.terminals.rows_of(batch.terminal_key)
+        customer_rows = customers.rows_of(batch.customer_key)
+        terminal_rows = terminals.rows_of(batch.terminal_key)
         score_rows(
             program.ops,
             program.arguments,
@@ -94,13 +163,26 @@ class FeatureEngine:
                 batch.amount,
                 batch.category_keys,
             ),
-            (self.customers.records, self.customers.dirty, customer_rows),
-            (self.terminals.records, self.terminals.dirty, terminal_rows),
+            (customers.records, customers.dirty, customer_rows),
+            (terminals.records, terminals.dirty, terminal_rows),
             (positions.partition, positions.offset),
+            count_at_terminals,
             rows,
             flags,
         )
         return FeatureRows(rows, flags)
+
+    def apply_activity(self, activity: ActivityBatch, offset: int) -> None:
+        """Count transactions at terminals; records that include `offset` already are left alone."""
+        rows = self.terminals.rows_of(activity.terminal_key)
+        self.too_late += apply_activity(
+            self.terminals.records,
+            self.terminals.dirty,
+            rows,
+            activity.bucket,
+            activity.count,
+            offset,
+        )
 
     def apply_labels(
         self, labels: LabelBatch, offsets: npt.NDArray[np.int64] | None = None
@@ -114,7 +196,7 @@ class FeatureEngine:
         if offsets is None:
             offsets = np.full(len(labels), -1, dtype=np.int64)
         rows = self.terminals.rows_of(labels.terminal_key)
-        self.late_labels += apply_labels(
+        self.too_late += apply_labels(
             self.terminals.records,
             self.terminals.dirty,
             rows,

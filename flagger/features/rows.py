@@ -12,7 +12,7 @@ from flagger.features import customer, terminal
 from flagger.features.program import Op
 from flagger.state.records import DAY_MS, HOUR_MS, NEW_BUCKET, TERMINAL_BUCKET_MS
 
-__all__ = ["ALREADY_APPLIED", "DUPLICATE", "LATE", "apply_labels", "score_rows"]
+__all__ = ["ALREADY_APPLIED", "DUPLICATE", "LATE", "score_rows"]
 
 DUPLICATE = 1
 """The id was seen before: no second decision, the state is not moved."""
@@ -189,6 +189,7 @@ def score_rows(
     customers: tuple[Any, Any, Any],
     terminals: tuple[Any, Any, Any],
     log: tuple[Any, Any],
+    count_at_terminals: bool,
     rows: npt.NDArray[np.float32],
     flags: npt.NDArray[np.uint8],
 ) -> None:
@@ -203,6 +204,7 @@ def score_rows(
         customers: Records, dirty flags, and the record's row per transaction, int32 [n].
         terminals: The same for terminals.
         log: Partition (int16 [n], -1: not from a log) and offset (int64 [n]) of each.
+        count_at_terminals: False where the terminals' counts come from the activity log.
         rows: Output, float32 [n, F]; NaN throughout where no decision is due.
         flags: Output, uint8 [n], of DUPLICATE, LATE and ALREADY_APPLIED.
     """
@@ -266,33 +268,7 @@ def score_rows(
         customer.add_transaction(
             r, transaction_keys[i], terminal_keys[i], time_ms, amounts[i], category_keys[i]
         )
-        terminal.add_count(t, time_ms // TERMINAL_BUCKET_MS, 1)
         customers[1][customers[2][i]] = 1
-        terminals[1][terminals[2][i]] = 1
-
-
-@kernel
-def apply_labels(
-    records: Any,
-    dirty: npt.NDArray[np.uint8],
-    rows: npt.NDArray[np.int32],
-    transaction_keys: npt.NDArray[np.uint64],
-    times_ms: npt.NDArray[np.int64],
-    is_fraud: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.int64],
-) -> int:
-    """Apply labels to the terminals' records; return how many came too late for the ring.
-
-    An offset of -1 means "not from a log"; others are skipped where the record includes them.
-    """
-    too_late = 0
-    for i in range(rows.shape[0]):
-        r = records[rows[i]]
-        if offsets[i] >= 0:
-            if offsets[i] < r.label_offset:
-                continue
-            r.label_offset = offsets[i] + 1
-        if not terminal.add_label(r, transaction_keys[i], times_ms[i], is_fraud[i] == 1):
-            too_late += 1
-        dirty[rows[i]] = 1
-    return too_late
+        if count_at_terminals:
+            terminal.add_count(t, time_ms // TERMINAL_BUCKET_MS, 1)
+            terminals[1][terminals[2][i]] = 1

@@ -102,11 +102,11 @@ class EntityTable:
         dirty: uint8 per row; 1 where the record changed since it was last written to the store.
     """
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.records: npt.NDArray[Any] = np.zeros(_INITIAL_ROWS, dtype=dtype)
-        self.dirty: npt.NDArray[np.uint8] = np.zeros(_INITIAL_ROWS, dtype=np.uint8)
+    def __init__(self, dtype: np.dtype[Any], *, initial_rows: int = _INITIAL_ROWS) -> None:
+        self.records: npt.NDArray[Any] = np.zeros(initial_rows, dtype=dtype)
+        self.dirty: npt.NDArray[np.uint8] = np.zeros(initial_rows, dtype=np.uint8)
         self._blank = _blank_record(dtype)
-        self._index = np.full(4 * _INITIAL_ROWS, _EMPTY, dtype=np.int32)
+        self._index = np.full(1 << (2 * initial_rows).bit_length(), _EMPTY, dtype=np.int32)
         self._count = 0
 
     def __len__(self) -> int:

@@ -67,7 +67,7 @@ class Transaction(msgspec.Struct, kw_only=True):
         event_time: Epoch milliseconds, or RFC 3339 text with a zone; `event_time_ms` reads both.
         customer_id: Who pays, 1 to 128 bytes.
         terminal_id: Where (the merchant's terminal), 1 to 128 bytes.
-        amount: Above 0, in units of the currency.
+        amount: In units of the currency; 0 is an account verification, below 0 is refused.
         currency: Optional category.
         merchant_category: Optional category, ISO 18245.
         channel: Optional category: pos, ecom, atm, moto, contactless.
@@ -178,9 +178,9 @@ def check_transaction(transaction: Transaction, now_ms: int) -> None:
         if value is not None:
             _check_text(value, field, MAX_CATEGORY_BYTES, required=False)
     _check_time(transaction.event_time_ms, "event_time", now_ms)
-    if not (math.isfinite(transaction.amount) and 0 < transaction.amount <= MAX_AMOUNT):
+    if not (math.isfinite(transaction.amount) and 0 <= transaction.amount <= MAX_AMOUNT):
         raise BadMessageError(
-            f"{transaction.amount:g} is not above 0 and at most {MAX_AMOUNT:g}", field="amount"
+            f"{transaction.amount:g} is not between 0 and {MAX_AMOUNT:g}", field="amount"
         )
 
 

@@ -177,7 +177,7 @@ def _scan_value(
     after, value, whole = _number(data, i, end)
     if after < 0 or field == _UNKNOWN:
         return after
-    if field == _AMOUNT and 0.0 < value <= MAX_AMOUNT:
+    if field == _AMOUNT and value <= MAX_AMOUNT:
         numbers[0] = value
     elif field == _EVENT_TIME and whole and time_range_ms[0] <= value <= time_range_ms[1]:
         numbers[1] = value

@@ -50,6 +50,7 @@ def scans_plainly(raw: bytes) -> bool:
 
 def test_a_plain_message_takes_the_compiled_path() -> None:
     assert scans_plainly(message())
+    assert scans_plainly(message(amount=0))  # an account verification
     assert scans_plainly(message(extra="kept", other=5, third=True, nothing=None, country=None))
 
 
@@ -71,9 +72,8 @@ def test_rfc_3339_and_epoch_milliseconds_are_the_same_moment() -> None:
         (b"[]", None, "Expected `object`"),
         (message(amount=None), "amount", "Expected `float`"),
         (message(amount="5"), "amount", "Expected `float`"),
-        (message(amount=-5), "amount", "above 0"),
-        (message(amount=0), "amount", "above 0"),
-        (message(amount=1e12), "amount", "at most 1e+09"),
+        (message(amount=-5), "amount", "between 0 and"),
+        (message(amount=1e12), "amount", "between 0 and 1e+09"),
         (message().replace(b"12.34", b"NaN"), None, "not valid JSON"),
         (message().replace(b"12.34", b"1e999"), None, ""),
         (message(transaction_id=""), "transaction_id", "is empty"),
