@@ -1,1 +1,7 @@
-"""The Kafka door: transactions in, decisions out, exactly once."""
+"""The streaming door: Kafka to features to Triton to decisions, exactly once.
+
+source -> segments -> alignment -> pipeline -> sink
+                                   |  |  |
+                          hot_state  |  side_logs (labels, terminal activity)
+                                   scoring (Triton)
+"""

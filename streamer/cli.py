@@ -1,0 +1,50 @@
+"""`flagger stream`: run one streamer."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from types import FrameType
+
+import click
+from prometheus_client import start_http_server
+
+from flagger.addresses import resolve_settings
+from flagger.models import live_version, load_version
+from streamer.metrics import StreamerMetrics
+from streamer.pipeline import Pipeline
+from streamer.topics import ensure_topics
+
+__all__ = ["stream"]
+
+
+@click.command()
+@click.option("--metrics-port", type=int, default=9101, show_default=True, help="0: no endpoint.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True)
+def stream(metrics_port: int, metrics_host: str) -> None:
+    """Score transactions from Kafka, exactly once, until Ctrl-C or SIGTERM.
+
+    Several streamers share the work: give each its own FLAGGER_INSTANCE.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = resolve_settings()
+    repository = settings.model_repository
+    model = load_version(repository, live_version(repository))
+    ensure_topics(settings)
+    stopping = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    metrics = StreamerMetrics()
+    if metrics_port:
+        start_http_server(metrics_port, metrics_host, metrics.registry)
+    click.echo(
+        f"streaming {settings.transactions_topic} with {settings.streamer_model} "
+        f"version {model.version}; stop with Ctrl-C",
+        err=True,
+    )
+    Pipeline(settings, model, metrics, keep_going=lambda: not stopping).run()

@@ -1,0 +1,80 @@
+"""When to commit, and how far: offsets from processed to written to committed."""
+
+from __future__ import annotations
+
+import time
+
+from streamer.metrics import StreamerMetrics
+from streamer.sink import DecisionSink
+from streamer.source import Assignment, TransactionSource
+
+__all__ = ["Commits"]
+
+
+class Commits:
+    """Drives the sink's transactions.
+
+    With a backlog a transaction stays open for the commit interval, which spreads its cost over
+    many decisions. Without one it is committed as soon as the last commit is through, so that
+    readers see decisions at once.
+
+    Attributes:
+        committed: Partition -> offset up to which everything is committed.
+    """
+
+    def __init__(
+        self,
+        sink: DecisionSink,
+        source: TransactionSource,
+        metrics: StreamerMetrics,
+        *,
+        interval_ms: int,
+    ) -> None:
+        self._sink = sink
+        self._source = source
+        self._metrics = metrics
+        self._interval_s = interval_ms / 1000
+        self._written: dict[int, int] = {}
+        self._under_way: dict[int, int] | None = None
+        self._started_s = 0.0
+        self.committed: dict[int, int] = {}
+
+    def restart(self, plan: dict[int, Assignment]) -> None:
+        """Begin with new partitions."""
+        self.committed = {p: a.committed for p, a in plan.items()}
+        self._written = dict(self.committed)
+        self._under_way = None
+
+    def note_written(self, end_offsets: dict[int, int]) -> None:
+        """Take note that the outputs of all messages before these offsets are in a transaction."""
+        for p, offset in end_offsets.items():
+            self._written[p] = max(self._written[p], offset)
+
+    def advance(self, *, caught_up: bool) -> None:
+        """Finish the commit under way if it is through, and start the next one if it is due."""
+        if self._sink.busy:
+            return
+        self.settle()
+        waits = self._sink.has_output or self._written != self.committed
+        if waits and (caught_up or self._sink.age_s >= self._interval_s):
+            self._start()
+
+    def settle(self) -> None:
+        """Wait for the commit under way, if any."""
+        if self._under_way is not None:
+            self._sink.settle()
+            self._metrics.commit_s.observe(time.monotonic() - self._started_s)
+            self.committed, self._under_way = self._under_way, None
+
+    def commit_all(self) -> None:
+        """Commit everything that is written, now."""
+        self.settle()
+        if self._sink.has_output or self._written != self.committed:
+            self._start()
+            self.settle()
+
+    def _start(self) -> None:
+        self._started_s = time.monotonic()
+        self._under_way = dict(self._written)
+        offsets = self._source.offsets(self._written)
+        self._sink.commit(offsets, self._source.group_metadata())

@@ -1,0 +1,92 @@
+"""The streamer's metrics: every name, unit and meaning in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+__all__ = ["BulkHistogram", "StreamerMetrics"]
+
+_LATENCY_BUCKETS_S = (
+    0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 5,
+)  # fmt: skip
+"""Made for a budget of 100 ms: half of the bounds lie at or below 40 ms."""
+_BATCH_BUCKETS_ROWS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+
+
+class BulkHistogram(Collector):
+    """A histogram that takes whole arrays: one value at a time would cost a tenth of the stream."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self._name = name
+        self._text = text
+        self._bounds = np.array(bounds)
+        self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
+        self._sum = 0.0
+
+    def observe_all(self, values: npt.NDArray[np.float64]) -> None:
+        """Observe each value; a value on a bound belongs to the bucket below it."""
+        places = np.searchsorted(self._bounds, values, side="left")
+        self._counts += np.bincount(places, minlength=len(self._counts))
+        self._sum += float(values.sum())
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the histogram in Prometheus's cumulative form."""
+        totals = np.cumsum(self._counts).tolist()
+        names = [*(repr(bound) for bound in self._bounds.tolist()), "+Inf"]
+        buckets = list(zip(names, map(float, totals), strict=True))
+        yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
+
+
+class StreamerMetrics:
+    """Counters, gauges and histograms of one streamer."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"flagger_streamer_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"flagger_streamer_{name}", text, labels, registry=self.registry)
+
+        self.consumed = counter("consumed", "Messages taken from the transactions topic")
+        self.decided = counter("decided", "Decisions written", "decision", "decision_source")
+        self.dead_lettered = counter("dead_lettered", "Messages that can never be decided")
+        self.duplicates = counter("duplicates", "Repeated transaction ids: no second decision")
+        self.replayed = counter("replayed", "Messages read again to rebuild state; no output")
+        self.late = counter("late", "Transactions older than their customer's newest one")
+        self.too_late = gauge(
+            "too_late", "Labels and terminal counts that had already left the terminal's ring"
+        )
+        self.model_errors = counter("model_errors", "Failed requests to Triton", "kind")
+        self.held = gauge("held_messages", "Messages that wait for slower partitions")
+        self.in_flight = gauge("in_flight_requests", "Requests to Triton under way")
+        self.customers = gauge("customers", "Customers in memory")
+        self.terminals = gauge("terminals", "Terminals in memory")
+        self.records_written = gauge("records_written", "Entity records written to the store")
+        self.records_loaded = gauge("records_loaded", "Entity records found in the store")
+        self.stage_s = counter("stage_seconds", "Time spent in each stage", "stage")
+        self.latency_s = BulkHistogram(
+            "flagger_streamer_event_to_decision_seconds",
+            "From the message's timestamp to its decision, before the commit",
+            _LATENCY_BUCKETS_S,
+        )
+        self.registry.register(self.latency_s)
+        self.commit_s = Histogram(
+            "flagger_streamer_commit_seconds",
+            "Duration of a Kafka commit",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.batch_rows = Histogram(
+            "flagger_streamer_batch_rows",
+            "Rows per request to Triton",
+            buckets=_BATCH_BUCKETS_ROWS,
+            registry=self.registry,
+        )

@@ -1,0 +1,206 @@
+"""Sends a file's transactions to Kafka, and the labels of its frauds to the labels topic.
+
+Labels go ahead of the transactions of their chunk: streamers apply them when the stream's clock
+comes near, so a replay at any speed gives every streamer the same labels at the same event time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from confluent_kafka import KafkaError, Message, Producer
+
+from flagger.errors import StackError
+from flagger.features import CATEGORY_FIELDS
+from flagger.kafka import producer_config
+from flagger.settings import Settings
+
+__all__ = ["Pace", "ReplayProducer", "encode_transactions"]
+
+CHUNK_ROWS = 8_192
+"""Transactions between two looks at the clock and at the labels."""
+_SLICE_S = 0.005
+"""With a rate, messages go out in slices of this length."""
+_FLUSH_S = 60.0
+_MAX_QUEUED_MESSAGES = 200_000
+_NEEDS_ESCAPE = r'["\\\x00-\x1f]'
+_ID_FIELDS = ("transaction_id", "customer_id", "terminal_id")
+
+
+def _quoted(column: pa.Array) -> pa.Array:
+    """Return JSON strings of a text column, with quotes; null stays null."""
+    if pc.any(pc.match_substring_regex(column, _NEEDS_ESCAPE)).as_py():
+        texts = [None if v is None else msgspec.json.encode(v).decode() for v in column.to_pylist()]
+        return pa.array(texts, pa.string())
+    return pc.binary_join_element_wise('"', column, '"', "")
+
+
+def encode_transactions(rows: pa.RecordBatch) -> list[bytes]:
+    """Return the JSON messages of rows in the readers' schema; absent categories are left out."""
+    pieces: list[Any] = []
+    lead = "{"
+    for name in _ID_FIELDS:
+        pieces += [f'{lead}"{name}":', _quoted(rows[name])]
+        lead = ","
+    pieces += [',"event_time":', pc.cast(pc.cast(rows["event_time"], pa.int64()), pa.string())]
+    pieces += [',"amount":', pc.cast(rows["amount"], pa.string())]
+    for name in CATEGORY_FIELDS:
+        if rows[name].null_count == len(rows):
+            continue
+        member = pc.binary_join_element_wise(f',"{name}":', _quoted(rows[name]), "")
+        pieces.append(pc.fill_null(member, ""))
+    joined = pc.binary_join_element_wise(*pieces, "}", "")
+    return [value.encode() for value in joined.to_pylist()]
+
+
+def _encode_labels(frauds: pa.RecordBatch) -> list[bytes]:
+    now_ms = time.time_ns() // 1_000_000
+    times_ms = pc.cast(frauds["event_time"], pa.int64()).to_pylist()
+    ids = zip(frauds["transaction_id"].to_pylist(), frauds["terminal_id"].to_pylist(), strict=True)
+    return [
+        msgspec.json.encode(
+            {
+                "transaction_id": transaction_id,
+                "is_fraud": True,
+                "source": "replay",
+                "labelled_at": now_ms,
+                "terminal_id": terminal_id,
+                "event_time": time_ms,
+            }
+        )
+        for (transaction_id, terminal_id), time_ms in zip(ids, times_ms, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast to send: at most `per_s` messages a second, and not before their time.
+
+    Attributes:
+        per_s: Messages per second; None: as fast as the broker takes them.
+        speed_up: Event time passes so many times faster than the clock; None: no such limit.
+    """
+
+    per_s: float | None = None
+    speed_up: float | None = None
+
+
+class ReplayProducer:
+    """Produces transactions and labels.
+
+    Attributes:
+        sent: Transactions acknowledged by the broker so far.
+        labels: Labels acknowledged.
+    """
+
+    def __init__(self, settings: Settings, *, with_labels: bool = True) -> None:
+        self._settings = settings
+        self._with_labels = with_labels
+        config = producer_config(settings) | {
+            "queue.buffering.max.messages": _MAX_QUEUED_MESSAGES,
+            "linger.ms": 2,
+        }
+        self._transactions = Producer(config | {"on_delivery": self._delivered})
+        self._label_producer = Producer(config | {"on_delivery": self._label_delivered})
+        self._failure: KafkaError | None = None
+        self.sent = 0
+        self.labels = 0
+
+    def run(
+        self,
+        chunks: Iterable[pa.RecordBatch],
+        pace: Pace | None = None,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Send all chunks, in their order, and wait until the broker has them.
+
+        Args:
+            chunks: Rows in the readers' schema, in event-time order.
+            pace: How fast.
+            on_progress: Called with the number of transactions handed over since the last call.
+
+        Raises:
+            StackError: The broker refused or did not take a message.
+        """
+        pace = pace or Pace()
+        start_s = time.monotonic()
+        first_ms: int | None = None
+        handed = 0
+        for rows in _slices(chunks, pace):
+            if first_ms is None:
+                first_ms = pc.cast(rows["event_time"][0], pa.int64()).as_py()
+            if pace.per_s is not None:
+                _sleep_until(start_s + handed / pace.per_s)
+            if pace.speed_up is not None:
+                ahead_ms = pc.cast(rows["event_time"][0], pa.int64()).as_py() - first_ms
+                _sleep_until(start_s + ahead_ms / 1000 / pace.speed_up)
+            self._send_labels(rows)
+            self._send(rows)
+            handed += len(rows)
+            on_progress(len(rows))
+        left = self._transactions.flush(_FLUSH_S) + self._label_producer.flush(_FLUSH_S)
+        if left or self._failure is not None:
+            raise StackError(
+                f"Kafka did not take all messages: {left:,} are unacknowledged"
+                f"{f', first error: {self._failure}' if self._failure else ''}. {self.sent:,} "
+                f"arrived; a repeated transaction is recognised, so send the file again."
+            )
+
+    def _send(self, rows: pa.RecordBatch) -> None:
+        topic = self._settings.transactions_topic
+        produce = self._transactions.produce
+        keys = rows["customer_id"].to_pylist()
+        for value, key in zip(encode_transactions(rows), keys, strict=True):
+            while True:
+                try:
+                    produce(topic, value, key)
+                except BufferError:
+                    self._transactions.poll(0.05)
+                else:
+                    break
+        self._transactions.poll(0)
+
+    def _send_labels(self, rows: pa.RecordBatch) -> None:
+        if not self._with_labels:
+            return
+        frauds = rows.filter(pc.equal(rows["is_fraud"], pa.scalar(True)))  # null: not known
+        if not len(frauds):
+            return
+        for value in _encode_labels(frauds):
+            self._label_producer.produce(self._settings.labels_topic, value, partition=0)
+        self._label_producer.flush(_FLUSH_S)
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is None:
+            self.sent += 1
+        else:
+            self._failure = self._failure or error
+
+    def _label_delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is None:
+            self.labels += 1
+        else:
+            self._failure = self._failure or error
+
+
+def _slices(chunks: Iterable[pa.RecordBatch], pace: Pace) -> Iterator[pa.RecordBatch]:
+    size = CHUNK_ROWS
+    if pace.per_s is not None:
+        size = max(1, min(CHUNK_ROWS, int(pace.per_s * _SLICE_S)))
+    elif pace.speed_up is not None:
+        size = 1
+    for chunk in chunks:
+        for start in range(0, len(chunk), size):
+            yield chunk.slice(start, size)
+
+
+def _sleep_until(moment_s: float) -> None:
+    rest_s = moment_s - time.monotonic()
+    if rest_s > 0:
+        time.sleep(rest_s)

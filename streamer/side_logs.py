@@ -1,0 +1,198 @@
+"""The two logs beside the transactions: labels, and the terminals' activity of all streamers.
+
+Both have one partition, so an offset says exactly which entries a terminal's record includes.
+Entries are applied strictly in log order and not before the stream's own clock comes near them:
+when history is read again, the logs already hold what lies in its future.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+
+from flagger.errors import BadMessageError, StackError
+from flagger.features import ActivityBatch, FeatureEngine, LabelBatch
+from flagger.features.hashing import key_of
+from flagger.kafka import client_config
+from flagger.settings import Settings
+from flagger.state.records import TERMINAL_BUCKET_MS
+from flagger.wire.messages import Label, parse_label
+from streamer.alignment import MAX_SKEW_MS
+
+__all__ = ["ACTIVITY_ENTRY", "SideLogs", "decode_activity", "encode_activity"]
+
+ACTIVITY_ENTRY = np.dtype([("terminal_key", "<u8"), ("bucket", "<i4"), ("count", "<u4")])
+"""Wire form of the activity log: each message is an array of these."""
+
+MAX_WAITING_ENTRIES = 20_000
+"""Entries of the future kept in memory; at this many a log is not read on until some are due."""
+_CATCH_UP_S = 30.0
+
+
+def encode_activity(keys: npt.NDArray[np.uint64], times_ms: npt.NDArray[np.int64]) -> bytes:
+    """Return one entry of the activity log for the given transactions."""
+    moments = np.empty(len(keys), dtype=[("key", "<u8"), ("bucket", "<i4")])
+    moments["key"] = keys
+    moments["bucket"] = times_ms // TERMINAL_BUCKET_MS
+    distinct, counts = np.unique(moments, return_counts=True)
+    entry = np.empty(len(distinct), dtype=ACTIVITY_ENTRY)
+    entry["terminal_key"] = distinct["key"]
+    entry["bucket"] = distinct["bucket"]
+    entry["count"] = counts
+    return entry.tobytes()
+
+
+def decode_activity(value: bytes) -> ActivityBatch:
+    """Read one entry of the activity log."""
+    entry = np.frombuffer(value, dtype=ACTIVITY_ENTRY)
+    return ActivityBatch(
+        np.ascontiguousarray(entry["terminal_key"]),
+        np.ascontiguousarray(entry["bucket"]),
+        np.ascontiguousarray(entry["count"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    offset: int
+    due_ms: int
+    content: Label | ActivityBatch
+
+
+def _label_batch(label: Label) -> LabelBatch:
+    return LabelBatch(
+        np.array([key_of(label.transaction_id)], dtype=np.uint64),
+        np.array([key_of(label.terminal_id)], dtype=np.uint64),
+        np.array([label.event_time_ms], dtype=np.int64),
+        np.array([label.is_fraud], dtype=np.uint8),
+    )
+
+
+class SideLogs:
+    """Reads both logs and applies what is due.
+
+    Args:
+        settings: Broker and topic names.
+        starts: Topic -> offset from which on entries are not in the stored records.
+        on_bad_label: Called with each message that is no label.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        starts: dict[str, int],
+        *,
+        clock_ms: Callable[[], int],
+        on_bad_label: Callable[[Message, BadMessageError], None],
+    ) -> None:
+        self._labels = settings.labels_topic
+        self._topics = (settings.activity_topic, settings.labels_topic)
+        self._clock_ms = clock_ms
+        self._on_bad_label = on_bad_label
+        self._waiting: dict[str, deque[_Entry]] = {t: deque() for t in self._topics}
+        self._read: dict[str, int] = {t: starts.get(t, 0) for t in self._topics}
+        self._paused: set[str] = set()
+        self._consumer = Consumer(
+            client_config(settings)
+            | {
+                # No group: every streamer reads all of both logs and keeps its own place.
+                "group.id": f"{settings.consumer_group}-side-logs",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+            }
+        )
+        self._consumer.assign(
+            [TopicPartition(t, 0, self._read[t] or OFFSET_BEGINNING) for t in self._topics]
+        )
+
+    @property
+    def applied(self) -> dict[str, int]:
+        """Topic -> offset of the first entry that is not applied yet."""
+        return {
+            topic: self._waiting[topic][0].offset if self._waiting[topic] else self._read[topic]
+            for topic in self._topics
+        }
+
+    def read(self, wait_s: float = 0.0) -> None:
+        """Take in what has arrived, up to the limit of waiting entries."""
+        full = {t for t in self._topics if len(self._waiting[t]) >= MAX_WAITING_ENTRIES}
+        if full != self._paused:
+            if full - self._paused:
+                self._consumer.pause([TopicPartition(t, 0) for t in full - self._paused])
+            if self._paused - full:
+                self._consumer.resume([TopicPartition(t, 0) for t in self._paused - full])
+            self._paused = full
+        for message in self._consumer.consume(1_000, wait_s):
+            self._take(message)
+
+    def apply_due(self, engine: FeatureEngine, stream_clock_ms: int) -> None:
+        """Apply, in log order, the entries that are not in the stream's future."""
+        for waiting in self._waiting.values():
+            while waiting and waiting[0].due_ms <= stream_clock_ms:
+                entry = waiting.popleft()
+                if isinstance(entry.content, ActivityBatch):
+                    engine.apply_activity(entry.content, entry.offset)
+                else:
+                    offsets = np.array([entry.offset], dtype=np.int64)
+                    engine.apply_labels(_label_batch(entry.content), offsets)
+
+    def catch_up(self, engine: FeatureEngine, stream_clock_ms: int) -> None:
+        """Read and apply everything that is in the logs now, except the stream's future.
+
+        Call it without an open Kafka transaction: what others write becomes readable when they
+        commit, and they may be waiting for us.
+
+        Raises:
+            StackError: The broker did not answer in time.
+        """
+        ends = {
+            topic: self._consumer.get_watermark_offsets(TopicPartition(topic, 0), cached=False)[1]
+            for topic in self._topics
+        }
+        deadline_s = time.monotonic() + _CATCH_UP_S
+        while True:
+            self.apply_due(engine, stream_clock_ms)
+            behind = [t for t in self._topics if self._read[t] < ends[t] and not self._waiting[t]]
+            if not behind:
+                return
+            if time.monotonic() > deadline_s:
+                raise StackError(
+                    f"Kafka did not deliver {', '.join(behind)} up to its end within "
+                    f"{_CATCH_UP_S:.0f} s; is another producer's transaction hanging?"
+                )
+            self.read(0.005)
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        topic = message.topic()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name
+                self._read[topic] = max(self._read[topic], message.offset())
+            elif error.fatal():
+                raise StackError(f"Kafka refuses to deliver {topic}: {error}.")
+            return
+        offset = message.offset()
+        self._read[topic] = offset + 1
+        if topic == self._labels:
+            try:
+                label = parse_label(message.value() or b"", self._clock_ms())
+            except BadMessageError as bad:
+                self._on_bad_label(message, bad)
+                return
+            entry = _Entry(offset, label.event_time_ms - MAX_SKEW_MS, label)
+        else:
+            activity = decode_activity(message.value())
+            newest_ms = int(activity.bucket.max()) * TERMINAL_BUCKET_MS
+            entry = _Entry(offset, newest_ms - MAX_SKEW_MS, activity)
+        self._waiting[topic].append(entry)

@@ -1,0 +1,174 @@
+"""Reads the transactions topic as a member of the consumer group."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from flagger.errors import StackError
+from flagger.kafka import client_config
+from flagger.settings import Settings
+from streamer.segments import Polled
+
+__all__ = ["Assignment", "TransactionSource"]
+
+_SESSION_TIMEOUT_MS = 10_000
+_COMMITTED_TIMEOUT_S = 30.0
+_IDLE_S = 2.0
+"""A partition that gave nothing for so long does not hold the others back."""
+_FETCH_BACKOFF_MS = 10
+"""librdkafka waits a second by default before it fetches again once its queue was full."""
+
+
+class Assignment:
+    """What to read of one partition.
+
+    Attributes:
+        start: Offset to read from: state is rebuilt from here.
+        committed: Offset from which on nothing has been decided yet.
+    """
+
+    def __init__(self, start: int, committed: int) -> None:
+        self.start = start
+        self.committed = committed
+
+
+class TransactionSource:
+    """The consumer, with its partitions and how far they have been read.
+
+    Args:
+        settings: Broker, group, instance and topic.
+        on_assign: Given partition -> committed offset (0: none), returns where to start.
+        on_revoke: Called before partitions go away, with everything read still uncommitted.
+        on_lost: Called when partitions are gone already: nothing may be committed any more.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_assign: Callable[[dict[int, int]], dict[int, Assignment]],
+        on_revoke: Callable[[], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._topic = settings.transactions_topic
+        self._on_assign = on_assign
+        self._on_revoke = on_revoke
+        self._on_lost = on_lost
+        self._next: dict[int, int] = {}
+        self._seen_s: dict[int, float] = {}
+        self._paused: set[int] = set()
+        self._consumer = Consumer(
+            client_config(settings)
+            | {
+                "group.id": settings.consumer_group,
+                "group.instance.id": f"{settings.consumer_group}-{settings.instance}",
+                "session.timeout.ms": _SESSION_TIMEOUT_MS,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                # Eager: cooperative-sticky with manual commits is broken (librdkafka #4059).
+                "partition.assignment.strategy": "range",
+                "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
+                "queued.min.messages": 100_000,
+            }
+        )
+        self._consumer.subscribe(
+            [self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lost
+        )
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """The partitions that are ours now."""
+        return frozenset(self._next)
+
+    def group_metadata(self) -> Any:
+        """Return what fences an old member's transactions."""
+        return self._consumer.consumer_group_metadata()
+
+    def offsets(self, next_offsets: dict[int, int]) -> list[TopicPartition]:
+        """Return partition -> next offset in the client library's form."""
+        return [TopicPartition(self._topic, p, offset) for p, offset in next_offsets.items()]
+
+    def poll(self, max_messages: int, wait_s: float) -> Polled | None:
+        """Wait for a first message, then take what else has arrived, up to `max_messages`."""
+        first = self._consumer.poll(wait_s)
+        if first is None:
+            return None
+        messages = [first, *self._consumer.consume(max_messages - 1, 0)]
+        good = [m for m in messages if m.error() is None]
+        for message in messages:
+            if message.error() is not None and message.error().fatal():
+                raise StackError(f"Kafka refuses this consumer: {message.error()}.")
+        if not good:
+            return None
+        n = len(good)
+        polled = Polled(
+            values=[m.value() or b"" for m in good],
+            partition=np.fromiter((m.partition() for m in good), dtype=np.int16, count=n),
+            offset=np.fromiter((m.offset() for m in good), dtype=np.int64, count=n),
+            timestamp_ms=np.fromiter((m.timestamp()[1] for m in good), dtype=np.int64, count=n),
+        )
+        now_s = time.monotonic()
+        for p, offset in polled.end_offsets().items():
+            self._next[p] = offset
+            self._seen_s[p] = now_s
+        return polled
+
+    def backlog(self) -> set[int]:
+        """Return the partitions that have messages which were not polled yet."""
+        now_s = time.monotonic()
+        behind = set()
+        for p, next_offset in self._next.items():
+            if p in self._paused or now_s - self._seen_s[p] > _IDLE_S:
+                continue
+            where = TopicPartition(self._topic, p)
+            _, end = self._consumer.get_watermark_offsets(where, cached=True)
+            if end < 0 or next_offset < end:
+                behind.add(p)
+        return behind
+
+    def pause_only(self, partitions: set[int]) -> None:
+        """Stop reading these partitions and go on with all others."""
+        wanted = partitions & self._next.keys()
+        for change, names in (
+            (self._consumer.pause, wanted - self._paused),
+            (self._consumer.resume, self._paused - wanted),
+        ):
+            if names:
+                change([TopicPartition(self._topic, p) for p in names])
+        self._paused = wanted
+
+    def close(self) -> None:
+        """Leave the group; the revoke callback runs first."""
+        self._consumer.close()
+
+    def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        try:
+            committed = {
+                tp.partition: max(tp.offset, 0)
+                for tp in consumer.committed(partitions, timeout=_COMMITTED_TIMEOUT_S)
+            }
+        except KafkaException as error:
+            raise StackError(f"Kafka did not tell the committed offsets: {error}.") from error
+        plan = self._on_assign(committed)
+        self._next = {p: a.start for p, a in plan.items()}
+        self._seen_s = dict.fromkeys(plan, time.monotonic())
+        self._paused = set()
+        consumer.assign(
+            [TopicPartition(self._topic, p, a.start or OFFSET_BEGINNING) for p, a in plan.items()]
+        )
+
+    def _revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._on_revoke()
+        self._next = {}
+        consumer.unassign()
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._on_lost()
+        self._next = {}
+        consumer.unassign()
