@@ -1,6 +1,6 @@
 # Everything runs in .venv, made by uv from uv.lock. Where uv is missing it is put into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format clean
+.PHONY: help setup demo up test check format bench loadtest clean
 
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
@@ -16,6 +16,12 @@ help:  ## Show this list
 setup: $(filter .tools/%,$(UV))  ## Make the environment (.venv) from the lock file
 	$(UV) sync --locked --quiet
 
+demo: setup  ## The main job end to end on real Kafka, Triton and Valkey, with its own checks
+	$(RUN) flagger demo $(ARGS)
+
+up: setup  ## Keep Kafka, Triton and Valkey running until Ctrl-C
+	$(RUN) flagger up $(ARGS)
+
 test: setup  ## Run the tests
 	$(RUN) pytest
 
@@ -27,6 +33,12 @@ check: setup  ## Lint, formatting and types; changes nothing
 format: setup  ## Fix formatting and what the linter can fix
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+
+bench: setup  ## Measure throughput against its ceilings (results in runs/bench)
+	$(RUN) flagger bench stream $(ARGS)
+
+loadtest: setup  ## Prove the gateway's latency with Locust (results in runs/loadtest)
+	$(RUN) flagger loadtest $(ARGS)
 
 clean:  ## Remove what the build and the embedded stack made here
 	rm -rf .venv .tools .flagger .mypy_cache .pytest_cache .ruff_cache .hypothesis

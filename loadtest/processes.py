@@ -65,7 +65,8 @@ class FlaggerProcess:
         """Raise StackError with the end of its log if the process has ended."""
         if not self.running:
             raise StackError(
-                f"`flagger {self.name}` ended with status {self._process.returncode}:\n{self.tail()}"
+                f"`flagger {self.name}` ended with status "
+                f"{self._process.returncode}:\n{self.tail()}"
             )
 
     def tail(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, TopicPartition
 
 from flagger.errors import StackError
 from flagger.kafka import client_config
@@ -53,9 +53,15 @@ class Records:
 
 
 class TopicReader:
-    """Reads all partitions of a topic from their beginning; belongs to no group."""
+    """Reads all partitions of a topic; belongs to no group.
 
-    def __init__(self, settings: Settings, topic: str) -> None:
+    Args:
+        settings: Where Kafka is.
+        topic: What to read.
+        from_end: Only what is written from now on; else from the beginning.
+    """
+
+    def __init__(self, settings: Settings, topic: str, *, from_end: bool = False) -> None:
         self._consumer = Consumer(
             client_config(settings)
             | {
@@ -73,9 +79,8 @@ class TopicReader:
             raise StackError(f"Topic {topic} cannot be read: {found.error}.")
         self._partitions = list(found.partitions)
         self._at_end: set[int] = set()
-        self._consumer.assign(
-            [TopicPartition(topic, p, OFFSET_BEGINNING) for p in found.partitions]
-        )
+        start = OFFSET_END if from_end else OFFSET_BEGINNING
+        self._consumer.assign([TopicPartition(topic, p, start) for p in found.partitions])
 
     @property
     def at_end(self) -> bool:

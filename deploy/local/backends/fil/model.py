@@ -1,0 +1,105 @@
+"""Stand-in for Triton's C++ FIL backend, where only the Python backend is at hand.
+
+It reads the same files and parameters, refuses what the real one refuses, and answers in the same
+shapes: see the backend's docs/model_config.md. In the NGC image the real backend takes over.
+"""
+
+import json
+import os
+import sys
+
+sys.path.insert(0, os.environ["FLAGGER_TRITON_SITE_PACKAGES"])
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+import xgboost as xgb
+
+INPUT, OUTPUT, SHAP_OUTPUT = "input__0", "output__0", "treeshap_output"
+FILES = {"xgboost_json": "xgboost.json"}
+"""Model types that this stand-in reads; the real backend has more."""
+
+
+def _flag(parameters, name, default=None):
+    """Read a boolean parameter; the real backend takes lower-case words only."""
+    if name not in parameters:
+        if default is None:
+            raise pb_utils.TritonModelException(f"the parameter {name} is required")
+        return default
+    text = parameters[name]
+    if text not in ("true", "false"):
+        raise pb_utils.TritonModelException(f"{name} must be true or false, not {text!r}")
+    return text == "true"
+
+
+class TritonPythonModel:
+    """One instance of one model version."""
+
+    def initialize(self, args):
+        """Read configuration and model; an exception here is a failed load."""
+        config = json.loads(args["model_config"])
+        parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
+        kind = parameters.get("model_type", "xgboost")
+        if kind not in FILES:
+            raise pb_utils.TritonModelException(
+                f"model_type {kind!r} is not known to this stand-in; it reads {sorted(FILES)}"
+            )
+        classifier = _flag(parameters, "output_class")
+        _flag(parameters, "is_classifier", classifier)
+        if classifier and "threshold" not in parameters:
+            raise pb_utils.TritonModelException("a classifier needs the parameter threshold")
+        self._threshold = float(parameters.get("threshold", "0.5"))
+        self._proba = _flag(parameters, "predict_proba", False)
+        name = config.get("default_model_filename") or FILES[kind]
+        path = os.path.join(args["model_repository"], args["model_version"], name)
+        self._booster = xgb.Booster(model_file=path)
+        threads = int(parameters.get("cpu_nthread", "-1"))
+        self._booster.set_param({"nthread": threads if threads > 0 else os.cpu_count()})
+        outputs = {o["name"]: [int(d) for d in o["dims"]] for o in config["output"]}
+        self._columns = int(config["input"][0]["dims"][-1])
+        self._width = outputs[OUTPUT][-1]
+        self._explains = SHAP_OUTPUT in outputs
+        if self._booster.num_features() not in (0, self._columns):
+            raise pb_utils.TritonModelException(
+                f"the model has {self._booster.num_features()} features, the configuration "
+                f"{self._columns}"
+            )
+
+    def execute(self, requests):
+        """Score all requests of a batch in one call; a bad one gets its own error."""
+        answers = [None] * len(requests)
+        good, rows = [], []
+        for i, request in enumerate(requests):
+            tensor = pb_utils.get_input_tensor_by_name(request, INPUT)
+            values = None if tensor is None else tensor.as_numpy()
+            if values is None or values.ndim != 2 or values.shape[1] != self._columns:
+                shape = None if values is None else values.shape
+                error = pb_utils.TritonError(f"{INPUT} must be [n, {self._columns}], not {shape}")
+                answers[i] = pb_utils.InferenceResponse(error=error)
+            else:
+                good.append(i)
+                rows.append(values)
+        if good:
+            together = rows[0] if len(rows) == 1 else np.concatenate(rows)
+            scores = self._answer(self._booster.inplace_predict(together, missing=np.nan))
+            shap = self._explain(together) if self._explains else None
+            start = 0
+            for i, part in zip(good, rows):
+                end = start + len(part)
+                tensors = [pb_utils.Tensor(OUTPUT, scores[start:end])]
+                if shap is not None:
+                    tensors.append(pb_utils.Tensor(SHAP_OUTPUT, shap[start:end]))
+                answers[i] = pb_utils.InferenceResponse(tensors)
+                start = end
+        return answers
+
+    def _answer(self, scores):
+        """Shape the positive class's probability as the real backend does: [n] for dims [1]."""
+        scores = scores.astype(np.float32, copy=False)
+        if not self._proba:
+            return (scores > self._threshold).astype(np.float32)
+        return scores if self._width == 1 else np.stack([1 - scores, scores], axis=1)
+
+    def _explain(self, rows):
+        """TreeSHAP in margin space, the bias last."""
+        matrix = xgb.DMatrix(rows, missing=np.nan)
+        return self._booster.predict(matrix, pred_contribs=True).astype(np.float32)

@@ -1,0 +1,102 @@
+"""`flagger bench`: measure, on this machine, with real parts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from flagger.features import FeatureContract
+from flagger.settings import load_settings
+from loadtest.bench_result import BenchResult
+from loadtest.bench_stream import bench_stream
+from train.replay import replay
+from train.simulate import SimulationConfig, simulate
+from train.sources import read_sorted
+from train.vocabulary import build_vocabularies
+
+__all__ = ["bench"]
+
+_RESULTS = Path("runs") / "bench"
+_BENCH_DATA = SimulationConfig(customers=5_000, terminals=10_000, days=60, seed=7)
+
+
+def _table(data: Path | None, limit: int | None) -> pa.Table:
+    table = pa.Table.from_batches(simulate(_BENCH_DATA)) if data is None else read_sorted(data)
+    return table if limit is None else table.slice(0, limit)
+
+
+def _finish(result: BenchResult, console: Console, out: Path) -> None:
+    console.print(result.table())
+    console.print(f"written: {result.write(out)}")
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Transactions. Default: simulated, with a fixed seed.",
+)
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first N.")
+repeats_option = click.option(
+    "--repeats", default=5, show_default=True, type=click.IntRange(min=1, max=16)
+)
+out_option = click.option(
+    "--out",
+    default=_RESULTS,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the results.",
+)
+
+
+@click.group()
+def bench() -> None:
+    """Measure throughput, latency and features; results are medians with their spread."""
+
+
+@bench.command()
+@data_option
+@limit_option
+@repeats_option
+@out_option
+def stream(data: Path | None, limit: int | None, repeats: int, out: Path) -> None:
+    """Decisions per second from a full topic, beside its ceilings (scenario stream-prefilled)."""
+    console = Console()
+    with console.status("starting") as status:
+        table = _table(data, limit)
+        result = bench_stream(
+            table,
+            load_settings().model_repository,
+            out / "stream-prefilled",
+            repeats=repeats,
+            on_step=status.update,
+        )
+    _finish(result, console, out)
+
+
+@bench.command()
+@data_option
+@limit_option
+@repeats_option
+@out_option
+def features(data: Path | None, limit: int | None, repeats: int, out: Path) -> None:
+    """Transactions per second through the feature engine alone (scenario features-replay)."""
+    console = Console()
+    table = _table(data, limit)
+    contract = FeatureContract(build_vocabularies(table, np.ones(table.num_rows, dtype=np.bool_)))
+    chunks = table.to_batches(max_chunksize=65_536)
+    for _ in replay(chunks[:1], contract):
+        pass  # compiles the kernels
+    result = BenchResult("features-replay", {"transactions": table.num_rows})
+    for _ in range(repeats):
+        start_s = time.perf_counter()
+        for _ in replay(chunks, contract):
+            pass
+        seconds = time.perf_counter() - start_s
+        result.add("replay", table.num_rows / seconds, "tx/s")
+        result.add("one million transactions", seconds / table.num_rows * 1e6, "s")
+    _finish(result, console, out)
