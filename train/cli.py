@@ -1,0 +1,147 @@
+"""`flagger train`."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from train.pipeline import STEPS, TrainingPlan, TrainingResult, train_model
+from train.sources import ColumnMap
+from train.threshold import PolicyTargets
+
+__all__ = ["train"]
+
+_STEP_TEXTS = {
+    "read": "reading the file",
+    "replay": "replaying history through the features",
+    "fit": "fitting trees",
+    "evaluate": "evaluating",
+    "write": "writing the report",
+}
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+def _day(moment: datetime | None) -> date | None:
+    return None if moment is None else moment.date()
+
+
+def _summary(result: TrainingResult) -> Table:
+    table = Table(title=f"Model in {result.directory}")
+    table.add_column("measure")
+    table.add_column("validation", justify="right")
+    table.add_column("test", justify="right")
+    parts: list[dict[str, Any]] = [result.metrics["validation"], result.metrics["test"]]
+    rows = {
+        "transactions": [f"{part['transactions']:,}" for part in parts],
+        "frauds": [f"{part['frauds']:,}" for part in parts],
+        "ROC AUC": [f"{part['roc_auc']:.4f}" for part in parts],
+        "average precision": [f"{part['average_precision']:.4f}" for part in parts],
+        "card precision at 100": [
+            f"{part['card_precision']['detected_removed']:.3f}" for part in parts
+        ],
+        "recall at 0.5 % false positives": [
+            f"{part['recall_at_fpr']['0.005']:.3f}" for part in parts
+        ],
+        "calibration error": [f"{part['calibration_error']:.5f}" for part in parts],
+    }
+    for name in ("flags", "declines"):
+        rows[f"{name}: share"] = [f"{part[name]['flagged_share']:.2%}" for part in parts]
+        rows[f"{name}: precision / recall"] = [
+            f"{part[name]['precision']:.3f} / {part[name]['recall']:.3f}" for part in parts
+        ]
+    for measure, values in rows.items():
+        table.add_row(measure, *values)
+    return table
+
+
+@click.command()
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Parquet or CSV file of transactions with outcomes.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write.",
+)
+@click.option(
+    "--columns",
+    type=click.Path(path_type=Path),
+    help="TOML file that names the columns of another layout.",
+)
+@click.option("--train-from", type=_DAY, help="First day to learn from (UTC; earlier: history).")
+@click.option("--train-to", type=_DAY, help="Last day to learn from, included.")
+@click.option("--test-from", type=_DAY, help="First day to judge on.")
+@click.option("--test-to", type=_DAY, help="Last day to judge on, included.")
+@click.option(
+    "--label-delay-days",
+    type=click.IntRange(0, 7),
+    default=7,
+    show_default=True,
+    help="Days until fraud is known.",
+)
+@click.option("--allow-leakage", is_flag=True, help="Accept a gap shorter than the label delay.")
+@click.option(
+    "--alert-budget", default=0.01, show_default=True, help="Most transactions to flag, a share."
+)
+@click.option(
+    "--decline-precision", default=0.9, show_default=True, help="Least share of fraud in declines."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Any number.")
+def train(
+    data: Path,
+    out: Path,
+    columns: Path | None,
+    train_from: datetime | None,
+    train_to: datetime | None,
+    test_from: datetime | None,
+    test_to: datetime | None,
+    label_delay_days: int,
+    allow_leakage: bool,
+    alert_budget: float,
+    decline_precision: float,
+    seed: int,
+) -> None:
+    """Train a model on a file of transactions and judge it on later days.
+
+    Writes model.json, contract.json, policy.json, metrics.json, scores.parquet, model_card.md and
+    plots/ to the folder --out. Days that are not given are chosen from the data: the last 15 % of
+    the days are judged, a label delay before them is left out, the first 20 % only feed features.
+    The whole file is held in memory and put in the order of its times.
+    """
+    plan = TrainingPlan(
+        columns=ColumnMap.load(columns) if columns else ColumnMap(),
+        train_from=_day(train_from),
+        train_to=_day(train_to),
+        test_from=_day(test_from),
+        test_to=_day(test_to),
+        label_delay_days=label_delay_days,
+        allow_leakage=allow_leakage,
+        seed=seed,
+        targets=PolicyTargets(alert_budget, decline_precision),
+    )
+    columns_shown = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns_shown, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=len(STEPS))
+
+        def show(step: str) -> None:
+            done = STEPS.index(step)
+            progress.update(task, completed=done, description=_STEP_TEXTS[step])
+
+        result = train_model(data, out, plan, on_step=show)
+    if result.metrics["leakage"]:
+        click.echo(
+            f"warning: the gap before the test window is {result.metrics['gap_days']} days, "
+            f"shorter than the label delay of {label_delay_days}; the measures are too good.",
+            err=True,
+        )
+    Console().print(_summary(result))

@@ -1,0 +1,291 @@
+"""From a file of transactions to a trained and judged model: what `flagger train` runs."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xgboost as xgb
+
+from flagger import __version__
+from flagger.errors import ConfigurationError, DataError
+from flagger.features import DUPLICATE, FEATURE_NAMES, FeatureContract
+from flagger.policy import Policy
+from flagger.state.records import DAY_MS
+from train.fit import Hyperparameters, fit_booster, gain_by_column, predict
+from train.metrics import evaluate
+from train.replay import Replay
+from train.report import write_report
+from train.sources import ColumnMap, read_sorted, to_batch
+from train.split import Windows, choose_windows
+from train.threshold import PolicyTargets, choose_policy, policy_to_json
+from train.vocabulary import build_vocabularies
+
+__all__ = ["STEPS", "TrainingPlan", "TrainingResult", "train_model"]
+
+STEPS = ("read", "replay", "fit", "evaluate", "write")
+"""What `train_model` does, in order."""
+
+_CHUNK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What to train on and how; days left out are chosen from the data (see `split`).
+
+    Attributes:
+        columns: How the file's layout differs.
+        train_from: First day of the train window.
+        train_to: Last day of the train window.
+        test_from: First day of the test window.
+        test_to: Last day of the test window.
+        label_delay_days: Days until fraud is known, 0 to 7.
+        allow_leakage: Accept a gap between the windows shorter than the label delay.
+        seed: Seed of the training; the same file and seed give the same model.
+        hyperparameters: Settings of the trees.
+        targets: What the thresholds are to achieve.
+    """
+
+    columns: ColumnMap = field(default_factory=ColumnMap)
+    train_from: date | None = None
+    train_to: date | None = None
+    test_from: date | None = None
+    test_to: date | None = None
+    label_delay_days: int = 7
+    allow_leakage: bool = False
+    seed: int = 0
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    targets: PolicyTargets = field(default_factory=PolicyTargets)
+
+
+@dataclass(frozen=True)
+class WindowRows:
+    """The scorable transactions of one window.
+
+    Attributes:
+        rows: Feature rows, float32 [n, F].
+        is_fraud: Outcomes, bool [n].
+        customers: Customer ids, object [n].
+        days: Days since 1970, int64 [n].
+        place: Place of each in the sorted table, int64 [n].
+    """
+
+    rows: npt.NDArray[np.float32]
+    is_fraud: npt.NDArray[np.bool_]
+    customers: npt.NDArray[Any]
+    days: npt.NDArray[np.int64]
+    place: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained model and where it lies.
+
+    Attributes:
+        directory: Holds model.json, contract.json, policy.json, metrics.json, scores.parquet,
+            model_card.md and plots/.
+        booster: The trees, cut behind the best one.
+        contract: Columns, vocabularies and label delay.
+        policy: Thresholds chosen on the validation.
+        windows: What was learned from and judged on.
+        metrics: The content of metrics.json.
+    """
+
+    directory: Path
+    booster: xgb.Booster
+    contract: FeatureContract
+    policy: Policy
+    windows: Windows
+    metrics: dict[str, Any]
+
+
+def _replay_windows(
+    table: pa.Table, split: Windows, contract: FeatureContract
+) -> tuple[dict[str, WindowRows], int]:
+    """Replay the whole table and keep the labelled rows of the windows; count duplicates."""
+    masks = split.masks(table["event_time"].cast(pa.int64()).to_numpy())
+    history = Replay(contract)
+    kept: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in masks}
+    places: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in masks}
+    start = duplicates = 0
+    for chunk in table.to_batches(max_chunksize=_CHUNK_ROWS):
+        labelled = chunk.column("is_fraud").is_valid().to_numpy(zero_copy_only=False)
+        outcomes = pc.fill_null(chunk.column("is_fraud"), False).to_numpy(zero_copy_only=False)
+        result = history.advance(to_batch(chunk), outcomes)
+        duplicate = result.flags & DUPLICATE != 0
+        duplicates += int(duplicate.sum())
+        for name, mask in masks.items():
+            chosen = np.flatnonzero(mask[start : start + len(chunk)] & labelled & ~duplicate)
+            kept[name].append(result.rows[chosen])
+            places[name].append(chosen + start)
+        start += len(chunk)
+    windows = {}
+    for name in masks:
+        place = np.concatenate(places[name])
+        part = table.select(["customer_id", "event_time", "is_fraud"]).take(place)
+        windows[name] = WindowRows(
+            rows=np.concatenate(kept[name]),
+            is_fraud=part["is_fraud"].to_numpy(),
+            customers=part["customer_id"].to_numpy(),
+            days=part["event_time"].cast(pa.int64()).to_numpy() // DAY_MS,
+            place=place,
+        )
+    return windows, duplicates
+
+
+def _require_both_outcomes(name: str, outcomes: npt.NDArray[np.bool_], file: Path) -> None:
+    frauds = int(outcomes.sum())
+    if not 0 < frauds < len(outcomes):
+        raise DataError(
+            file=str(file),
+            column="is_fraud",
+            problem=f"the {name} window has {len(outcomes):,} labelled transactions, {frauds:,} of "
+            f"them fraud, and both kinds are needed",
+            remedy="Choose longer windows or give more data",
+        )
+
+
+def _write_scores(
+    path: Path, table: pa.Table, test: WindowRows, scores: npt.NDArray[np.float32]
+) -> None:
+    named = table.select(["transaction_id", "event_time", "customer_id", "is_fraud"])
+    named = named.take(test.place).add_column(3, "score", pa.array(scores))
+    pq.write_table(named, path)
+
+
+def _describe(table: pa.Table, data: Path, duplicates: int) -> dict[str, Any]:
+    return {
+        "file": data.name,
+        "transactions": table.num_rows,
+        "frauds": int(pc.sum(table["is_fraud"]).as_py()),
+        "unlabelled": table["is_fraud"].null_count,
+        "duplicates": duplicates,
+        "first_event_time": table["event_time"][0].as_py().isoformat(),
+        "last_event_time": table["event_time"][-1].as_py().isoformat(),
+    }
+
+
+def _describe_training(
+    plan: TrainingPlan, windows: Windows, booster: xgb.Booster
+) -> dict[str, Any]:
+    gains = gain_by_column(booster, len(FEATURE_NAMES))
+    order = np.argsort(-gains, kind="stable")
+    return {
+        "versions": {
+            "flagger": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "xgboost": xgb.__version__,
+        },
+        "seed": plan.seed,
+        "label_delay_days": plan.label_delay_days,
+        "gap_days": windows.gap_days,
+        "leakage": windows.gap_days < plan.label_delay_days,
+        "windows": windows.to_dict(),
+        "hyperparameters": asdict(plan.hyperparameters),
+        "trees": booster.num_boosted_rounds(),
+        "feature_gain": {FEATURE_NAMES[i]: float(gains[i]) for i in order},
+    }
+
+
+def _load(data: Path, plan: TrainingPlan) -> tuple[pa.Table, Windows, FeatureContract]:
+    """Read the file, fix the windows, and build the vocabularies from the rows to fit on."""
+    table = read_sorted(data, plan.columns)
+    if table["is_fraud"].null_count == table.num_rows:
+        raise DataError(
+            file=str(data),
+            column="is_fraud",
+            problem="no transaction has an outcome",
+            remedy="Training needs the column is_fraud; name it with --columns map.toml",
+        )
+    times = table["event_time"].cast(pa.int64()).to_numpy()
+    windows = choose_windows(
+        int(times[0]),
+        int(times[-1]),
+        plan.label_delay_days,
+        train_from=plan.train_from,
+        train_to=plan.train_to,
+        test_from=plan.test_from,
+        test_to=plan.test_to,
+    )
+    if not plan.allow_leakage:
+        windows.require_gap(plan.label_delay_days)
+    vocabularies = build_vocabularies(table, windows.masks(times)["fit"])
+    return table, windows, FeatureContract(vocabularies, plan.label_delay_days)
+
+
+def _make_folder(out: Path) -> None:
+    """Make the output folder before the work, so that a wrong --out does not cost minutes."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"Cannot write to --out {out}: {error.strerror}.") from error
+
+
+def train_model(
+    data: Path,
+    out: Path,
+    plan: TrainingPlan | None = None,
+    *,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> TrainingResult:
+    """Train a model on a file, judge it on later days and write everything to `out`.
+
+    Args:
+        data: Parquet or CSV file; it is held in memory as a whole.
+        out: Folder to write to; made if missing, files in it are replaced.
+        plan: Windows, seed and settings; None: the defaults.
+        on_step: Called with each of `STEPS` when it begins.
+
+    Raises:
+        DataError: The file cannot be used, or a window lacks fraud or genuine transactions.
+        ConfigurationError: Windows that do not fit the data, or a leak.
+    """
+    plan = plan or TrainingPlan()
+    _make_folder(out)
+    on_step("read")
+    table, windows, contract = _load(data, plan)
+    on_step("replay")
+    parts, duplicates = _replay_windows(table, windows, contract)
+    for name, part in parts.items():
+        _require_both_outcomes(name, part.is_fraud, data)
+    fit, validation, test = parts["fit"], parts["validation"], parts["test"]
+    on_step("fit")
+    booster = fit_booster(
+        (fit.rows, fit.is_fraud),
+        (validation.rows, validation.is_fraud),
+        plan.hyperparameters,
+        plan.seed,
+    )
+    on_step("evaluate")
+    validation_scores = predict(booster, validation.rows)
+    policy = choose_policy(validation_scores, validation.is_fraud, plan.targets)
+    scores = predict(booster, test.rows)
+    metrics = {
+        **_describe_training(plan, windows, booster),
+        "feature_hash": contract.hash,
+        "data": _describe(table, data, duplicates),
+        "fit": {"transactions": len(fit.rows), "frauds": int(fit.is_fraud.sum())},
+        "policy": json.loads(policy_to_json(policy, plan.targets)),
+        "validation": evaluate(
+            validation_scores, validation.is_fraud, validation.customers, validation.days, policy
+        ),
+        "test": evaluate(scores, test.is_fraud, test.customers, test.days, policy),
+    }
+    on_step("write")
+    booster.save_model(out / "model.json")
+    (out / "contract.json").write_text(contract.to_json() + "\n", encoding="utf-8")
+    (out / "policy.json").write_text(policy_to_json(policy, plan.targets) + "\n", encoding="utf-8")
+    _write_scores(out / "scores.parquet", table, test, scores)
+    write_report(out, metrics, scores, test.is_fraud)
+    return TrainingResult(out, booster, contract, policy, windows, metrics)
