@@ -7,6 +7,7 @@ from flagger.settings import Settings
 
 __all__ = ["client_config", "producer_config"]
 
+_LOG_ERRORS = 3
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Largest message we send: a dead letter of the largest accepted message and its headers."""
 
@@ -22,7 +23,13 @@ def client_config(settings: Settings) -> dict[str, object]:
             "FLAGGER_KAFKA_BOOTSTRAP_SERVERS is not set and no embedded stack runs here: set it, "
             "or start one with `flagger up`."
         )
-    return {"bootstrap.servers": settings.kafka_bootstrap_servers, "log.connection.close": False}
+    return {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "log.connection.close": False,
+        "log_level": _LOG_ERRORS,
+        # Nagle's algorithm together with delayed acknowledgements made a commit take 27 ms, not 7.
+        "socket.nagle.disable": True,
+    }
 
 
 def producer_config(settings: Settings) -> dict[str, object]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
-from deploy.local.stack import LocalStack
 
+from deploy.local.stack import LocalStack
 from flagger.errors import StackError
 from flagger.features import FEATURE_NAMES
 from flagger.kafka import client_config
@@ -121,6 +121,7 @@ def bench_stream(
         start_s = time.perf_counter()
         producer.run(table.to_batches())
         result.add("produce only", n / (time.perf_counter() - start_s), "tx/s")
+        producer.close()
         model = ModelName(base.streamer_model, live_version(repository))
         for run in range(repeats):
             on_step(f"run {run + 1} of {repeats}: ceilings")

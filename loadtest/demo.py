@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deploy.local.stack import LocalStack
 
+from deploy.local.stack import LocalStack
 from export.publish import export_model
 from flagger.errors import StackError
 from flagger.models import load_version

@@ -68,6 +68,7 @@ def summarise(result: DemoResult) -> dict[str, Any]:
         "live_rate_per_s": result.plan.live_rate_per_s,
         "gateway_ms": _percentiles([a.latency_ms for a in result.answers]),
         "gateway_requests": len(result.answers),
+        "gateway_retries": sum(a.attempts - 1 for a in result.answers),
         "different_features": verdict.different_features,
         "largest_score_difference": verdict.largest_score_difference,
         "model": {
@@ -102,7 +103,11 @@ def summary_table(summary: dict[str, Any]) -> Table:
     rate = f"at {summary['live_rate_per_s']:,.0f} tx/s, read committed"
     for title, key, note in (
         ("event to decision", "event_to_decision_ms", rate),
-        ("gateway", "gateway_ms", f"{summary['gateway_requests']} requests meanwhile"),
+        (
+            "gateway",
+            "gateway_ms",
+            f"{summary['gateway_requests']} requests, {summary['gateway_retries']} retries",
+        ),
     ):
         table.add_section()
         for point, value in summary[key].items():

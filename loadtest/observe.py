@@ -24,6 +24,8 @@ __all__ = ["DecisionFollower", "GatewayAnswer", "ask_gateway", "metric_values", 
 _POLL_S = 0.1
 _STALLED_S = 60.0
 _REQUEST_TIMEOUT_S = 5.0
+MAX_ATTEMPTS = 5
+_RETRY_S = 0.2
 
 
 def metric_values(url: str, name: str, label: str) -> dict[str, float]:
@@ -108,12 +110,14 @@ class GatewayAnswer:
     Attributes:
         status: HTTP status.
         decision: What it decided, or the title of its problem.
-        latency_ms: As this client measured it.
+        latency_ms: As this client measured it, the last attempt alone.
+        attempts: Requests that were needed; 503 asks for a repeat, which is safe.
     """
 
     status: int
     decision: str
     latency_ms: float
+    attempts: int = 1
 
 
 def ask_gateway(port: int, bodies: Sequence[bytes], *, duration_s: float) -> list[GatewayAnswer]:
@@ -126,13 +130,19 @@ def ask_gateway(port: int, bodies: Sequence[bytes], *, duration_s: float) -> lis
             rest_s = start_s + duration_s * i / len(bodies) - time.monotonic()
             if rest_s > 0:
                 time.sleep(rest_s)
-            sent_s = time.perf_counter()
-            connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = msgspec.json.decode(response.read())
-            latency_ms = (time.perf_counter() - sent_s) * 1000
+            attempts = 0
+            while True:
+                attempts += 1
+                sent_s = time.perf_counter()
+                connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                answer = msgspec.json.decode(response.read())
+                latency_ms = (time.perf_counter() - sent_s) * 1000
+                if response.status != 503 or attempts == MAX_ATTEMPTS:
+                    break
+                time.sleep(_RETRY_S)
             said = str(answer.get("decision", answer.get("title", "")))
-            answers.append(GatewayAnswer(response.status, said, latency_ms))
+            answers.append(GatewayAnswer(response.status, said, latency_ms, attempts))
     finally:
         connection.close()
     return answers

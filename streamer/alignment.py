@@ -19,8 +19,9 @@ from streamer.segments import Segment
 __all__ = ["MAX_SKEW_MS", "Aligner", "window_limit_ms"]
 
 MAX_SKEW_MS = 2 * DAY_MS
-"""How far a partition may run ahead. The terminal's ring holds 40 days: 30 of window, 7 of label
-delay, half a day of rounding, and this."""
+"""How far a partition may run ahead. The terminal's ring holds 80 half days: a row looks back over
+60, from 15 before its own (label delay and rounding); the newest may be 5 after it (this and
+rounding): 59 + 15 + 5 < 80."""
 
 _NEVER = -(2**62)
 

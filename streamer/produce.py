@@ -1,7 +1,9 @@
 """Sends a file's transactions to Kafka, and the labels of its frauds to the labels topic.
 
-Labels go ahead of the transactions of their chunk: streamers apply them when the stream's clock
-comes near, so a replay at any speed gives every streamer the same labels at the same event time.
+A replay gives every streamer the same history at any speed, because two things are bounded in
+event time. Labels go ahead of the transactions of their chunk; streamers apply them when the
+stream's clock comes near. And a chunk, half a day at most, is sent only when the one before the
+last is in the log, so that no partition runs ahead of the others by more than a day.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import KafkaError, Message, Producer
@@ -20,11 +23,14 @@ from flagger.errors import StackError
 from flagger.features import CATEGORY_FIELDS
 from flagger.kafka import producer_config
 from flagger.settings import Settings
+from flagger.state.records import TERMINAL_BUCKET_MS
 
 __all__ = ["Pace", "ReplayProducer", "encode_transactions"]
 
 CHUNK_ROWS = 8_192
-"""Transactions between two looks at the clock and at the labels."""
+"""Most transactions of a chunk."""
+CHUNK_MS = TERMINAL_BUCKET_MS
+"""Longest event time of a chunk."""
 _SLICE_S = 0.005
 """With a rate, messages go out in slices of this length."""
 _FLUSH_S = 60.0
@@ -131,7 +137,7 @@ class ReplayProducer:
         pace = pace or Pace()
         start_s = time.monotonic()
         first_ms: int | None = None
-        handed = 0
+        handed = before_last = 0
         for rows in _slices(chunks, pace):
             if first_ms is None:
                 first_ms = pc.cast(rows["event_time"][0], pa.int64()).as_py()
@@ -140,6 +146,8 @@ class ReplayProducer:
             if pace.speed_up is not None:
                 ahead_ms = pc.cast(rows["event_time"][0], pa.int64()).as_py() - first_ms
                 _sleep_until(start_s + ahead_ms / 1000 / pace.speed_up)
+            self._wait_for(before_last)
+            before_last = handed
             self._send_labels(rows)
             self._send(rows)
             handed += len(rows)
@@ -151,6 +159,17 @@ class ReplayProducer:
                 f"{f', first error: {self._failure}' if self._failure else ''}. {self.sent:,} "
                 f"arrived; a repeated transaction is recognised, so send the file again."
             )
+
+    def _wait_for(self, count: int) -> None:
+        """Wait until so many transactions are acknowledged; a failure is reported at the end."""
+        deadline_s = time.monotonic() + _FLUSH_S
+        while self.sent < count and self._failure is None and time.monotonic() < deadline_s:
+            self._transactions.poll(0.01)
+
+    def close(self) -> None:
+        """Close the connections; what is not acknowledged by now is given up."""
+        self._transactions.close()
+        self._label_producer.close()
 
     def _send(self, rows: pa.RecordBatch) -> None:
         topic = self._settings.transactions_topic
@@ -196,8 +215,13 @@ def _slices(chunks: Iterable[pa.RecordBatch], pace: Pace) -> Iterator[pa.RecordB
     elif pace.speed_up is not None:
         size = 1
     for chunk in chunks:
-        for start in range(0, len(chunk), size):
-            yield chunk.slice(start, size)
+        times_ms = pc.cast(chunk["event_time"], pa.int64()).to_numpy()
+        start = 0
+        while start < len(chunk):
+            late = times_ms[start : start + size] >= times_ms[start] + CHUNK_MS
+            length = int(np.argmax(late)) if late.any() else size
+            yield chunk.slice(start, length)
+            start += length
 
 
 def _sleep_until(moment_s: float) -> None:

@@ -61,4 +61,5 @@ def produce(
             Pace(rate, speed_up),
             lambda n: progress.advance(task, n),
         )
+    producer.close()
     click.echo(f"{producer.sent:,} transactions and {producer.labels:,} labels are in Kafka")

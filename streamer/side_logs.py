@@ -1,8 +1,9 @@
 """The two logs beside the transactions: labels, and the terminals' activity of all streamers.
 
 Both have one partition, so an offset says exactly which entries a terminal's record includes.
-Entries are applied strictly in log order and not before the stream's own clock comes near them:
-when history is read again, the logs already hold what lies in its future.
+Entries are applied strictly in log order and not before the stream's own clock reaches them: when
+history is read again, the logs already hold what lies in its future, and a terminal's ring that
+ran ahead would have lost the oldest days that slower partitions still need.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from flagger.kafka import client_config
 from flagger.settings import Settings
 from flagger.state.records import TERMINAL_BUCKET_MS
 from flagger.wire.messages import Label, parse_label
-from streamer.alignment import MAX_SKEW_MS
 
 __all__ = ["ACTIVITY_ENTRY", "SideLogs", "decode_activity", "encode_activity"]
 
@@ -33,6 +33,8 @@ ACTIVITY_ENTRY = np.dtype([("terminal_key", "<u8"), ("bucket", "<i4"), ("count",
 MAX_WAITING_ENTRIES = 20_000
 """Entries of the future kept in memory; at this many a log is not read on until some are due."""
 _CATCH_UP_S = 30.0
+_FETCH_WAIT_MS = 20
+"""How long the broker may sit on an empty fetch; `catch_up` waits for its answer."""
 
 
 def encode_activity(keys: npt.NDArray[np.uint64], times_ms: npt.NDArray[np.int64]) -> bytes:
@@ -106,6 +108,7 @@ class SideLogs:
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": _FETCH_WAIT_MS,
             }
         )
         self._consumer.assign(
@@ -190,9 +193,9 @@ class SideLogs:
             except BadMessageError as bad:
                 self._on_bad_label(message, bad)
                 return
-            entry = _Entry(offset, label.event_time_ms - MAX_SKEW_MS, label)
+            entry = _Entry(offset, label.event_time_ms, label)
         else:
             activity = decode_activity(message.value())
             newest_ms = int(activity.bucket.max()) * TERMINAL_BUCKET_MS
-            entry = _Entry(offset, newest_ms - MAX_SKEW_MS, activity)
+            entry = _Entry(offset, newest_ms, activity)
         self._waiting[topic].append(entry)

@@ -17,7 +17,7 @@ from streamer.segments import Polled
 __all__ = ["Assignment", "TransactionSource"]
 
 _SESSION_TIMEOUT_MS = 10_000
-_COMMITTED_TIMEOUT_S = 30.0
+_ANSWER_TIMEOUT_S = 30.0
 _IDLE_S = 2.0
 """A partition that gave nothing for so long does not hold the others back."""
 _FETCH_BACKOFF_MS = 10
@@ -120,15 +120,19 @@ class TransactionSource:
         return polled
 
     def backlog(self) -> set[int]:
-        """Return the partitions that have messages which were not polled yet."""
+        """Return the partitions that have messages which were not polled yet.
+
+        Asks the broker, because what the client remembers of the log's end is as old as its last
+        fetch; called rarely, see `alignment`.
+        """
         now_s = time.monotonic()
         behind = set()
         for p, next_offset in self._next.items():
             if p in self._paused or now_s - self._seen_s[p] > _IDLE_S:
                 continue
             where = TopicPartition(self._topic, p)
-            _, end = self._consumer.get_watermark_offsets(where, cached=True)
-            if end < 0 or next_offset < end:
+            _, end = self._consumer.get_watermark_offsets(where, timeout=_ANSWER_TIMEOUT_S)
+            if next_offset < end:
                 behind.add(p)
         return behind
 
@@ -151,7 +155,7 @@ class TransactionSource:
         try:
             committed = {
                 tp.partition: max(tp.offset, 0)
-                for tp in consumer.committed(partitions, timeout=_COMMITTED_TIMEOUT_S)
+                for tp in consumer.committed(partitions, timeout=_ANSWER_TIMEOUT_S)
             }
         except KafkaException as error:
             raise StackError(f"Kafka did not tell the committed offsets: {error}.") from error

@@ -1,0 +1,155 @@
+"""What is decided, kept for repeats, sent to the log and answered: the gateway's own formats."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+import msgspec
+
+from flagger.wire.messages import Decision, Transaction
+
+__all__ = ["Answer", "Claim", "body_hash", "with_decision"]
+
+_HASH_BYTES = 16
+_JSON_SPACE = b" \t\r\n"
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """The decision about one transaction."""
+
+    transaction_id: Annotated[str, msgspec.Meta(description="The id as it was sent.")]
+    decision: Annotated[
+        str,
+        msgspec.Meta(
+            description="What to do with the payment: let it through, hold it for a person, or "
+            "refuse it.",
+            extra_json_schema={"enum": ["approve", "review", "decline"]},
+        ),
+    ]
+    decision_source: Annotated[
+        str,
+        msgspec.Meta(
+            description="Who decided. `fallback`: the model or the history could not be asked "
+            "within the deadline, and `reasons` says why.",
+            extra_json_schema={"enum": ["model", "rules", "fallback", "list"]},
+        ),
+    ]
+    score: Annotated[
+        float | None,
+        msgspec.Meta(description="Probability of fraud, 0 to 1; null where no model was asked."),
+    ]
+    reasons: Annotated[
+        list[str], msgspec.Meta(description="Why it was flagged; empty for approvals.")
+    ]
+    model: Annotated[str | None, msgspec.Meta(description="Model entry that scored it.")]
+    model_version: Annotated[str | None, msgspec.Meta(description="Version of the model.")]
+    policy_version: Annotated[str | None, msgspec.Meta(description="Version of the thresholds.")]
+    latency_ms: Annotated[
+        float, msgspec.Meta(description="Milliseconds from the request's arrival to the decision.")
+    ]
+
+    @classmethod
+    def of(cls, decision: Decision) -> Answer:
+        """Return the answer that tells a decision."""
+        return cls(
+            transaction_id=decision.transaction_id,
+            decision=decision.decision,
+            decision_source=decision.decision_source,
+            score=decision.score,
+            reasons=decision.reasons,
+            model=decision.model or None,
+            model_version=decision.model_version or None,
+            policy_version=decision.policy_version or None,
+            latency_ms=decision.latency_ms,
+        )
+
+
+class Claim(msgspec.Struct, array_like=True, frozen=True):
+    """A decision as it is kept for repeats: what the transaction itself does not tell.
+
+    Stored without ids: a repeat brings them along. New fields go to the end, with a default.
+
+    Attributes:
+        body_hash: `body_hash` of the transaction, 16 bytes.
+        decision: See `flagger.wire.messages.Decision` for this and the following.
+    """
+
+    body_hash: bytes
+    decision: str
+    decision_source: str
+    score: float | None
+    model: str
+    model_version: str
+    policy_version: str
+    reasons: list[str]
+    feature_hash: str
+    latency_ms: float
+
+    @classmethod
+    def of(cls, decision: Decision, body: bytes) -> Claim:
+        """Return what to keep of a decision about the transaction with hash `body`."""
+        return cls(
+            body,
+            decision.decision,
+            decision.decision_source,
+            decision.score,
+            decision.model,
+            decision.model_version,
+            decision.policy_version,
+            decision.reasons,
+            decision.feature_hash,
+            decision.latency_ms,
+        )
+
+    def decision_on(self, transaction: Transaction) -> Decision:
+        """Return the whole decision about the transaction that this was kept for."""
+        return Decision(
+            transaction_id=transaction.transaction_id,
+            customer_id=transaction.customer_id,
+            event_time=transaction.event_time_ms,
+            amount=transaction.amount,
+            decision=self.decision,
+            decision_source=self.decision_source,
+            score=self.score,
+            model=self.model,
+            model_version=self.model_version,
+            policy_version=self.policy_version,
+            reasons=self.reasons,
+            feature_hash=self.feature_hash,
+            latency_ms=self.latency_ms,
+        )
+
+
+def body_hash(transaction: Transaction) -> bytes:
+    """Return 16 bytes that are equal for equal transactions, however their JSON is written."""
+    t = transaction
+    fields = (
+        t.transaction_id,
+        t.event_time_ms,
+        t.customer_id,
+        t.terminal_id,
+        float(t.amount),
+        t.currency,
+        t.merchant_category,
+        t.channel,
+        t.country,
+    )
+    return hashlib.blake2b(msgspec.json.encode(fields), digest_size=_HASH_BYTES).digest()
+
+
+def with_decision(raw: bytes, decision: Decision) -> bytes:
+    """Return the caller's own JSON object with the decision added as its last member.
+
+    Members that the contract does not know stay as they are.
+
+    Args:
+        raw: A JSON object that `parse_transaction` has accepted: it has members, so a comma fits.
+        decision: The decision.
+
+    >>> d = Decision(transaction_id="t", customer_id="c", event_time=1, amount=2.0,
+    ...              decision="approve", decision_source="model")
+    >>> with_decision(b'{"transaction_id":"t","mine":1} ', d)[:42]
+    b'{"transaction_id":"t","mine":1,"decision":'
+    """
+    return b'%b,"decision":%b}' % (raw.rstrip(_JSON_SPACE)[:-1], msgspec.json.encode(decision))

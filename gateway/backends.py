@@ -1,0 +1,169 @@
+"""What the gateway talks to: Valkey, Triton and Kafka, made together and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.utils import InferenceServerException
+
+from flagger.errors import (
+    ConfigurationError,
+    ModelError,
+    ModelUnavailableError,
+    StateStoreError,
+)
+from flagger.features import FEATURE_NAMES
+from flagger.models import live_version
+from flagger.settings import Settings
+from flagger.triton import AsyncScorer, ModelName, Scorer
+from gateway.live import LiveModel, Serving
+from gateway.producer import TransactionLog, TransactionLogError
+from gateway.state import AsyncStateStore
+
+__all__ = ["Backends", "GatewayScorer", "Log", "ModelScorer", "connect", "find_missing"]
+
+PROBE_TIMEOUT_S = 1.0
+"""Limit of each readiness check; they run side by side."""
+
+logger = logging.getLogger(__name__)
+
+
+class ModelScorer(Protocol):
+    """What the gateway needs of Triton; see `flagger.triton.AsyncScorer`."""
+
+    async def score(
+        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
+    ) -> npt.NDArray[np.float32]:
+        """Return the scores of float32 [n, F] rows; raise ModelError."""
+
+    async def is_live(self) -> bool:
+        """Return True if the server answers."""
+
+    async def is_ready(self, model: ModelName) -> bool:
+        """Return True if the model version is loaded."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+class Log(Protocol):
+    """What the gateway needs of Kafka; see `gateway.producer.TransactionLog`."""
+
+    fatal: str | None
+
+    async def write(self, key: bytes, value: bytes, timeout_ms: float) -> None:
+        """Return once the broker has acknowledged; raise TransactionLogError."""
+
+    async def check(self, timeout_s: float) -> None:
+        """Raise TransactionLogError unless the broker answers and has the topic."""
+
+    async def close(self) -> None:
+        """Finish what is under way and stop."""
+
+
+class GatewayScorer(AsyncScorer):
+    """The core's scorer, and whether the server itself lives."""
+
+    async def is_live(self) -> bool:
+        """Return True if the server answers, whatever models it has."""
+        try:
+            return bool(await self._client.is_server_live(client_timeout=PROBE_TIMEOUT_S))
+        except InferenceServerException:
+            return False
+
+
+@dataclass(frozen=True)
+class Backends:
+    """The connections of one gateway process."""
+
+    state: AsyncStateStore
+    scorer: ModelScorer
+    log: Log
+    live: LiveModel
+
+    async def close(self) -> None:
+        """Finish writes under way, then close everything."""
+        await self.log.close()
+        await self.scorer.close()
+        await self.state.close()
+
+
+async def connect(settings: Settings) -> Backends:
+    """Make the connections on the running loop; services that are down now may come later.
+
+    Raises:
+        ConfigurationError: An address is missing, or the live model does not fit this code.
+    """
+    if settings.triton_url is None or settings.valkey_url is None:
+        raise ConfigurationError(
+            "The gateway needs FLAGGER_TRITON_URL, FLAGGER_VALKEY_URL and "
+            "FLAGGER_KAFKA_BOOTSTRAP_SERVERS: set them, or start it with `flagger gateway` in a "
+            "folder where `flagger up` runs."
+        )
+    repository, url = settings.model_repository, settings.triton_url
+    version = live_version(repository)
+    serving = await asyncio.to_thread(Serving.load, repository, settings.gateway_model, version)
+    scorer = GatewayScorer(url)
+
+    async def accept(candidate: Serving) -> None:
+        await asyncio.to_thread(_check_model, url, candidate.model)
+
+    try:
+        await accept(serving)
+    except ModelError as error:
+        logger.warning("Starting without the model, /readyz will say so: %s", error)
+    state = AsyncStateStore(settings.valkey_url)
+    try:
+        await state.ping(PROBE_TIMEOUT_S * 1000)
+    except StateStoreError as error:
+        logger.warning("Starting without the state, /readyz will say so: %s", error)
+    return Backends(state, scorer, TransactionLog(settings), LiveModel(serving, repository, accept))
+
+
+def _check_model(url: str, model: ModelName) -> None:
+    """Raise ModelError unless the version is served, ConfigurationError if its shape is wrong."""
+    probe = Scorer(url, timeout_ms=int(PROBE_TIMEOUT_S * 1000))
+    try:
+        if not probe.is_ready(model):
+            raise ModelUnavailableError(
+                f"Triton at {url} does not serve {model.name} version {model.version} (yet)."
+            )
+        probe.check_shape(model, len(FEATURE_NAMES))
+    finally:
+        probe.close()
+
+
+async def find_missing(backends: Backends) -> dict[str, str]:
+    """Return what is missing for work: `kafka`, `valkey`, `triton` or `model`, and why."""
+
+    async def kafka() -> str | None:
+        try:
+            await backends.log.check(PROBE_TIMEOUT_S)
+        except TransactionLogError as error:
+            return str(error)
+        return backends.log.fatal
+
+    async def valkey() -> str | None:
+        try:
+            await backends.state.ping(PROBE_TIMEOUT_S * 1000)
+        except StateStoreError as error:
+            return str(error)
+        return None
+
+    async def triton() -> str | None:
+        return None if await backends.scorer.is_live() else "Triton does not answer."
+
+    async def model() -> str | None:
+        wanted = backends.live.current.model
+        if await backends.scorer.is_ready(wanted):
+            return None
+        return f"Triton does not serve {wanted.name} version {wanted.version}."
+
+    checks = {"kafka": kafka, "valkey": valkey, "triton": triton, "model": model}
+    found = await asyncio.gather(*(check() for check in checks.values()))
+    return {name: why for name, why in zip(checks, found, strict=True) if why is not None}

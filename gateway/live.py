@@ -1,0 +1,126 @@
+"""Which model is asked: follows the repository's pointer to the live version."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flagger.errors import FlaggerError
+from flagger.features import FeatureEngine, TransactionBatch
+from flagger.features.hashing import key_of
+from flagger.models import live_version, load_version
+from flagger.policy import Policy
+from flagger.state.store import decode_records
+from flagger.triton import ModelName
+
+__all__ = ["LiveModel", "Serving"]
+
+FOLLOW_INTERVAL_S = 1.0
+"""How often the pointer is read: publishing and rolling back take effect within about this."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """All that belongs to one model version and must change together.
+
+    Attributes:
+        model: What Triton is asked for.
+        policy: Thresholds.
+        engine: Computes the version's feature rows; holds no state here.
+    """
+
+    model: ModelName
+    policy: Policy
+    engine: FeatureEngine
+
+    @classmethod
+    def load(cls, repository: Path, entry: str, version: str) -> Serving:
+        """Read a version from the repository and warm its kernels up.
+
+        Raises:
+            ConfigurationError: The version is missing, damaged or of another feature contract.
+        """
+        found = load_version(repository, version)
+        serving = cls(ModelName(entry, version), found.policy, FeatureEngine(found.contract))
+        serving.warm_up()
+        return serving
+
+    def warm_up(self) -> None:
+        """Compile (or load) the kernels now, so that no payment waits for it.
+
+        With records that come as from the store: read-only arrays have kernels of their own.
+        """
+        one = np.ones(1, dtype=np.uint64)
+        batch = TransactionBatch(
+            one, one, one, one.astype(np.int64), np.ones(1), np.zeros((1, 4), dtype=np.uint64)
+        )
+        other = FeatureEngine(self.engine.contract)
+        other.process(batch)
+        customers = [record.tobytes() for record in other.customers.take_dirty()]
+        terminals = [record.tobytes() for record in other.terminals.take_dirty()]
+        for known in (0, 1):
+            self.engine.process_detached(
+                batch,
+                decode_records("customer", [*customers[:known]]),
+                decode_records("terminal", [*terminals[:known]]),
+            ).hashes()
+        key_of("warm")
+
+
+class LiveModel:
+    """The version that is asked now.
+
+    Args:
+        serving: The version to begin with.
+        repository: Folder of the model repository.
+        accept: Called with a new version before the switch; raises FlaggerError to refuse it.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        repository: Path,
+        accept: Callable[[Serving], Awaitable[None]],
+    ) -> None:
+        self.current = serving
+        self._repository = repository
+        self._accept = accept
+        self._refusal = ""
+
+    async def refresh(self) -> bool:
+        """Switch to the live version if it has changed and is good; return True on a switch.
+
+        A version that cannot be used is refused with a log line; the present one stays.
+        """
+        try:
+            version = await asyncio.to_thread(live_version, self._repository)
+            if version == self.current.model.version:
+                return False
+            entry = self.current.model.name
+            serving = await asyncio.to_thread(Serving.load, self._repository, entry, version)
+            await self._accept(serving)
+        except (FlaggerError, OSError, ValueError) as error:
+            if str(error) != self._refusal:
+                self._refusal = str(error)
+                logger.error(
+                    "Still asking version %s: %s", self.current.model.version, self._refusal
+                )
+            return False
+        logger.warning("Model version %s replaces %s", version, self.current.model.version)
+        self.current = serving
+        self._refusal = ""
+        return True
+
+    async def follow(self, on_switch: Callable[[Serving], None]) -> None:
+        """Refresh for ever; `on_switch` hears of each new version."""
+        while True:
+            await asyncio.sleep(FOLLOW_INTERVAL_S)
+            if await self.refresh():
+                on_switch(self.current)

@@ -1,0 +1,232 @@
+"""The gateway as a process on the real Kafka, Triton and Valkey: nothing is lost, one decision."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from flagger.wire.messages import Transaction
+
+pytestmark = pytest.mark.stack
+ROOT = Path(__file__).parents[2]
+READY_TIMEOUT_S = 60.0
+
+
+class Process:
+    """One gateway process and a client for it."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = "from flagger.cli import main; main()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", command, "gateway", "--port", str(port)],
+            env=environment,
+            cwd=ROOT,
+        )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        answer = "nothing"
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                response = self.client.get("/readyz")
+            except httpx.TransportError:
+                time.sleep(0.1)
+                continue
+            answer = response.text
+            if response.status_code == 200:
+                return
+            time.sleep(0.2)
+        self.stop(signal.SIGKILL)
+        pytest.fail(f"the gateway did not become ready; it answered {answer}")
+
+    def stop(self, number: signal.Signals) -> int:
+        """Send a signal and return the exit code."""
+        self._process.send_signal(number)
+        code = self._process.wait(timeout=20)
+        self.client.close()
+        return code
+
+
+@pytest.fixture
+def topic(stack: Any) -> Iterator[str]:
+    """Make a transactions topic of this test's own."""
+    admin = AdminClient({"bootstrap.servers": stack.addresses.kafka_bootstrap_servers})
+    name = f"transactions-{uuid.uuid4().hex}"
+    admin.create_topics([NewTopic(name, num_partitions=4)])[name].result(30)
+    yield name
+    admin.delete_topics([name])[name].result(30)
+
+
+@pytest.fixture
+def start(stack: Any, topic: str) -> Iterator[Callable[[], Process]]:
+    """Return a function that starts a gateway; those still running are stopped at the end."""
+    repository = Path(getattr(stack, "model_repository", ROOT / "model_repository"))
+    if not (repository / "live.json").exists():
+        pytest.skip(f"no model is live in {repository.name}")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLAGGER_")} | {
+        "FLAGGER_KAFKA_BOOTSTRAP_SERVERS": stack.addresses.kafka_bootstrap_servers,
+        "FLAGGER_TRITON_URL": stack.addresses.triton_url,
+        "FLAGGER_VALKEY_URL": stack.addresses.valkey_url,
+        "FLAGGER_TRANSACTIONS_TOPIC": topic,
+        "FLAGGER_MODEL_REPOSITORY": str(repository),
+        "FLAGGER_GATEWAY_DEADLINE_MS": "1000",  # a busy build machine
+    }
+    started: list[Process] = []
+
+    def start_one() -> Process:
+        started.append(Process(environment))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        if process._process.poll() is None:
+            process.stop(signal.SIGKILL)
+
+
+def body(transaction_id: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "transaction_id": transaction_id,
+        "event_time": int(time.time() * 1000) - 60_000,
+        "customer_id": f"c-{transaction_id}",
+        "terminal_id": "m-1",
+        "amount": 12.5,
+    } | changes
+
+
+def read_all(stack: Any, topic: str) -> list[Transaction]:
+    """Return every message of the topic, read from its start."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": stack.addresses.kafka_bootstrap_servers,
+            "group.id": uuid.uuid4().hex,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
+    )
+    consumer.subscribe([topic])
+    found: list[Transaction] = []
+    ended: set[int] = set()
+    deadline = time.monotonic() + 30
+    while len(ended) < 4 and time.monotonic() < deadline:
+        message = consumer.poll(1.0)
+        if message is None:
+            continue
+        if message.error() is not None:
+            ended.add(message.partition())
+            continue
+        decoded = msgspec.json.decode(message.value(), type=Transaction)
+        assert message.key() == decoded.customer_id.encode()
+        found.append(decoded)
+    consumer.close()
+    assert len(ended) == 4
+    return found
+
+
+def test_decides_by_the_model_and_records_it_once(
+    stack: Any, topic: str, start: Callable[[], Process]
+) -> None:
+    gateway = start()
+    sent = body(uuid.uuid4().hex)
+    first = gateway.client.post("/v1/score", json=sent)
+    assert first.status_code == 200
+    answer = first.json()
+    assert answer["decision_source"] == "model"
+    assert 0 <= answer["score"] <= 1
+    second = gateway.client.post("/v1/score", json=sent)
+    assert second.json() == answer
+    assert second.headers["idempotent-replayed"] == "true"
+    assert gateway.client.post("/v1/score", json=sent | {"amount": 1}).status_code == 409
+    assert gateway.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
+    (logged,) = read_all(stack, topic)
+    assert logged.decision is not None
+    assert logged.decision.decision == answer["decision"]
+    assert logged.decision.score == answer["score"]
+    assert logged.decision.model_version == answer["model_version"]
+
+
+def test_killed_gateway_loses_nothing_and_decides_nothing_twice(
+    stack: Any, topic: str, start: Callable[[], Process]
+) -> None:
+    run = uuid.uuid4().hex
+    bodies = [body(f"{run}-{i}") for i in range(300)]
+    gateway = start()
+    answers: dict[str, float] = {}
+
+    def send(process: Process, sent: dict[str, Any]) -> None:
+        try:
+            response = process.client.post("/v1/score", json=sent)
+        except httpx.TransportError:
+            return
+        if response.status_code == 200:
+            decided = response.json()["score"]
+            assert answers.setdefault(sent["transaction_id"], decided) == decided
+
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(send, gateway, sent) for sent in bodies]
+        while len(answers) < 100:
+            time.sleep(0.005)
+        gateway._process.kill()
+        for future in futures:
+            future.result()
+    assert 100 <= len(answers) < 300
+    second = start()
+    for sent in bodies:
+        send(second, sent)
+    assert len(answers) == 300
+    second.stop(signal.SIGTERM)
+
+    logged: dict[str, list[Transaction]] = defaultdict(list)
+    for transaction in read_all(stack, topic):
+        logged[transaction.transaction_id].append(transaction)
+    assert logged.keys() == answers.keys()
+    for transaction_id, copies in logged.items():
+        scores = {copy.decision.score for copy in copies if copy.decision is not None}
+        assert scores == {answers[transaction_id]}
+    # Written twice are at most those that were under way when the process was killed.
+    written_twice = {name for name, copies in logged.items() if len(copies) > 1}
+    assert len(written_twice) <= 8
+
+
+def test_stopping_answers_what_is_under_way(
+    stack: Any, topic: str, start: Callable[[], Process]
+) -> None:
+    gateway = start()
+    answered: set[str] = set()
+    run = uuid.uuid4().hex
+
+    def send(transaction_id: str) -> None:
+        try:
+            response = gateway.client.post("/v1/score", json=body(transaction_id))
+        except httpx.TransportError:
+            return  # came after the stop: the caller's balancer sends it elsewhere
+        assert response.status_code == 200
+        answered.add(transaction_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(send, f"{run}-{i}") for i in range(100)]
+        while len(answered) < 20:
+            time.sleep(0.005)
+        gateway._process.send_signal(signal.SIGTERM)
+        for future in futures:
+            future.result()
+    gateway._process.wait(20)
+    # Whatever was begun was answered: the log holds nothing else.
+    assert {t.transaction_id for t in read_all(stack, topic)} == answered
