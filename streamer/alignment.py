@@ -3,7 +3,7 @@
 A row's terminal features count what happened at its terminal, in any partition, until about
 `label_delay` before it. They are the same on every run only if those transactions have been
 processed by then. Rows are therefore held while they are too far ahead of the slowest partition
-that still has a backlog. In live traffic nothing is ever held: the partitions are seconds apart.
+that is not finished. In live traffic nothing is ever held: the partitions are seconds apart.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ class Aligner:
 
     Args:
         label_delay_ms: Of the model's feature contract.
-        backlog: Returns the partitions that have unread messages in the log, and all that are
-            assigned but have shown nothing yet.
+        unfinished: Returns the partitions that have unread messages, or had some a moment ago.
     """
 
-    def __init__(self, label_delay_ms: int, backlog: Callable[[], set[int]]) -> None:
+    def __init__(self, label_delay_ms: int, unfinished: Callable[[], set[int]]) -> None:
         self._label_delay_ms = label_delay_ms
-        self._backlog = backlog
+        self._unfinished = unfinished
         self._released_ms: dict[int, int] = {}
         self._limit_ms = _NEVER
         self._held: list[Segment] = []
@@ -86,7 +85,7 @@ class Aligner:
             partitions = segment.positions.partition
             for p in np.unique(partitions):
                 first.setdefault(int(p), int(times[np.argmax(partitions == p)]))
-        for p in self._backlog() - first.keys():
+        for p in self._unfinished() - first.keys():
             first[p] = self._released_ms.get(p, _NEVER)
         return min(first.values(), default=None)
 

@@ -116,7 +116,7 @@ class Pipeline:
         self._commits = Commits(
             self._sink, self._source, metrics, interval_ms=settings.commit_interval_ms
         )
-        self._aligner = Aligner(self._label_delay_ms, self._source.backlog)
+        self._aligner = Aligner(self._label_delay_ms, self._source.unfinished)
         self._in_flight: deque[_InFlight] = deque()
         self._plan: dict[int, Assignment] = {}
         self._first_live = np.zeros(1, dtype=np.int64)

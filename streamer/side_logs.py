@@ -24,6 +24,7 @@ from flagger.kafka import client_config
 from flagger.settings import Settings
 from flagger.state.records import TERMINAL_BUCKET_MS
 from flagger.wire.messages import Label, parse_label
+from streamer.log_ends import LogEnds
 
 __all__ = ["ACTIVITY_ENTRY", "SideLogs", "decode_activity", "encode_activity"]
 
@@ -100,6 +101,7 @@ class SideLogs:
         self._waiting: dict[str, deque[_Entry]] = {t: deque() for t in self._topics}
         self._read: dict[str, int] = {t: starts.get(t, 0) for t in self._topics}
         self._paused: set[str] = set()
+        self._ends = LogEnds(settings)
         self._consumer = Consumer(
             client_config(settings)
             | {
@@ -155,10 +157,7 @@ class SideLogs:
         Raises:
             StackError: The broker did not answer in time.
         """
-        ends = {
-            topic: self._consumer.get_watermark_offsets(TopicPartition(topic, 0), cached=False)[1]
-            for topic in self._topics
-        }
+        ends = {topic: self._ends.end(topic, 0) for topic in self._topics}
         deadline_s = time.monotonic() + _CATCH_UP_S
         while True:
             self.apply_due(engine, stream_clock_ms)
@@ -173,7 +172,8 @@ class SideLogs:
             self.read(0.005)
 
     def close(self) -> None:
-        """Close the consumer."""
+        """Close the connections."""
+        self._ends.close()
         self._consumer.close()
 
     def _take(self, message: Message) -> None:

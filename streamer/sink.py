@@ -23,6 +23,9 @@ SCHEMA_VERSION = b"1"
 """Version of the transaction schema, stated in the headers of dead letters."""
 _TIMEOUT_S = 30.0
 _LINGER_MS = 2
+_RETRY_BACKOFF_MS = 2
+"""The broker puts a transaction off for a moment while the markers of the last one are written.
+librdkafka's own 100 ms would then be the duration of every commit."""
 _MAX_QUEUED_MESSAGES = 500_000
 
 
@@ -48,6 +51,7 @@ class DecisionSink:
             | {
                 "transactional.id": f"{settings.consumer_group}-{settings.instance}",
                 "linger.ms": _LINGER_MS,
+                "retry.backoff.ms": _RETRY_BACKOFF_MS,
                 "queue.buffering.max.messages": _MAX_QUEUED_MESSAGES,
             }
         )

@@ -12,6 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 from flagger.errors import StackError
 from flagger.kafka import client_config
 from flagger.settings import Settings
+from streamer.log_ends import LogEnds
 from streamer.segments import Polled
 
 __all__ = ["Assignment", "TransactionSource"]
@@ -19,7 +20,7 @@ __all__ = ["Assignment", "TransactionSource"]
 _SESSION_TIMEOUT_MS = 10_000
 _ANSWER_TIMEOUT_S = 30.0
 _IDLE_S = 2.0
-"""A partition that gave nothing for so long does not hold the others back."""
+"""A partition that is read to its end and gave nothing for so long holds nobody back."""
 _FETCH_BACKOFF_MS = 10
 """librdkafka waits a second by default before it fetches again once its queue was full."""
 
@@ -62,6 +63,7 @@ class TransactionSource:
         self._next: dict[int, int] = {}
         self._seen_s: dict[int, float] = {}
         self._paused: set[int] = set()
+        self._ends = LogEnds(settings)
         self._consumer = Consumer(
             client_config(settings)
             | {
@@ -119,22 +121,18 @@ class TransactionSource:
             self._seen_s[p] = now_s
         return polled
 
-    def backlog(self) -> set[int]:
-        """Return the partitions that have messages which were not polled yet.
+    def unfinished(self) -> set[int]:
+        """Return the partitions that may still have something older than what others have.
 
-        Asks the broker, because what the client remembers of the log's end is as old as its last
-        fetch; called rarely, see `alignment`.
+        Those are the ones with unread messages, and those that gave some a moment ago. Asks the
+        broker; called rarely, see `alignment`.
         """
         now_s = time.monotonic()
-        behind = set()
-        for p, next_offset in self._next.items():
-            if p in self._paused or now_s - self._seen_s[p] > _IDLE_S:
-                continue
-            where = TopicPartition(self._topic, p)
-            _, end = self._consumer.get_watermark_offsets(where, timeout=_ANSWER_TIMEOUT_S)
-            if next_offset < end:
-                behind.add(p)
-        return behind
+        return {
+            p
+            for p, next_offset in self._next.items()
+            if now_s - self._seen_s[p] <= _IDLE_S or next_offset < self._ends.end(self._topic, p)
+        }
 
     def pause_only(self, partitions: set[int]) -> None:
         """Stop reading these partitions and go on with all others."""
@@ -149,6 +147,7 @@ class TransactionSource:
 
     def close(self) -> None:
         """Leave the group; the revoke callback runs first."""
+        self._ends.close()
         self._consumer.close()
 
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
