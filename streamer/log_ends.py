@@ -21,8 +21,15 @@ class LogEnds:
     """Asks the broker for the ends of partitions."""
 
     def __init__(self, settings: Settings) -> None:
-        # It reads nothing and joins no group; the client library wants a name all the same.
-        self._consumer = Consumer(client_config(settings) | {"group.id": "flagger-log-ends"})
+        self._consumer = Consumer(
+            client_config(settings)
+            | {
+                # It reads nothing and joins no group; the client library wants a name all the same.
+                "group.id": "flagger-log-ends",
+                # A transaction that has just been committed counts, its markers there or not.
+                "isolation.level": "read_uncommitted",
+            }
+        )
 
     def end(self, topic: str, partition: int) -> int:
         """Return the offset that the next message will have.

@@ -21,6 +21,9 @@ _SESSION_TIMEOUT_MS = 10_000
 _ANSWER_TIMEOUT_S = 30.0
 _IDLE_S = 2.0
 """A partition that is read to its end and gave nothing for so long holds nobody back."""
+_STUCK_S = 15.0
+"""Nor does one that gave nothing for so long though its end is further: a producer's transaction
+leaves a mark there that is no message."""
 _FETCH_BACKOFF_MS = 10
 """librdkafka waits a second by default before it fetches again once its queue was full."""
 
@@ -127,12 +130,14 @@ class TransactionSource:
         Those are the ones with unread messages, and those that gave some a moment ago. Asks the
         broker; called rarely, see `alignment`.
         """
-        now_s = time.monotonic()
-        return {
-            p
-            for p, next_offset in self._next.items()
-            if now_s - self._seen_s[p] <= _IDLE_S or next_offset < self._ends.end(self._topic, p)
-        }
+        found = set()
+        for p, next_offset in self._next.items():
+            quiet_s = time.monotonic() - self._seen_s[p]
+            if quiet_s <= _IDLE_S or (
+                quiet_s <= _STUCK_S and next_offset < self._ends.end(self._topic, p)
+            ):
+                found.add(p)
+        return found
 
     def pause_only(self, partitions: set[int]) -> None:
         """Stop reading these partitions and go on with all others."""
