@@ -90,7 +90,13 @@ def _scores(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
             f"{model.name} version {model.version} answered {OUTPUT} of shape {shape} for {n} "
             f"rows; export the model again."
         )
-    return output.reshape(n, -1)[:, -1]
+    scores = output.reshape(n, -1)[:, -1]
+    if not ((scores >= 0.0) & (scores <= 1.0)).all():  # NaN is neither
+        raise ModelRefusedError(
+            f"{model.name} version {model.version} answered scores outside 0 to 1: not a "
+            f"probability of fraud. Export the model again."
+        )
+    return scores
 
 
 class PendingScores:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from flagger.errors import BadMessageError
-from flagger.features import CATEGORY_FIELDS, FeatureRows, TransactionBatch
-from flagger.features.hashing import key_of
+from flagger.features import FeatureRows, TransactionBatch
 from flagger.policy import DECISIONS
+from flagger.wire.decode import transaction_keys
 from flagger.wire.messages import Decision, Transaction, parse_transaction
 from gateway.answers import body_hash
 from gateway.deadline import Deadline, Stopwatch
@@ -24,17 +24,13 @@ FALLBACK_DECISION = "review"
 
 def batch_of(transaction: Transaction) -> TransactionBatch:
     """Return the transaction as a batch of one row."""
-    t = transaction
-    categories = [getattr(t, field) for field in CATEGORY_FIELDS]
-    keys = [key_of(t.transaction_id), key_of(t.customer_id), key_of(t.terminal_id)]
-    keys += [key_of(value) if value else 0 for value in categories]
-    columns = np.array(keys, dtype=np.uint64)
+    columns = np.array(transaction_keys(transaction), dtype=np.uint64)
     return TransactionBatch(
         transaction_key=columns[0:1],
         customer_key=columns[1:2],
         terminal_key=columns[2:3],
-        event_time_ms=np.array([t.event_time_ms], dtype=np.int64),
-        amount=np.array([t.amount], dtype=np.float64),
+        event_time_ms=np.array([transaction.event_time_ms], dtype=np.int64),
+        amount=np.array([transaction.amount], dtype=np.float64),
         category_keys=columns[3:].reshape(1, -1),
     )
 

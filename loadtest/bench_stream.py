@@ -108,7 +108,7 @@ def bench_stream(
     n = table.num_rows
     result = BenchResult(SCENARIO, {"transactions": n, "partitions": 4, "triton_instances": 1})
     out.mkdir(parents=True, exist_ok=True)
-    with LocalStack(out / "stack", model_repository=repository) as stack:
+    with LocalStack(out / "stack", model_repository=repository, fresh=True) as stack:
         base = Settings(
             kafka_bootstrap_servers=stack.addresses.kafka_bootstrap_servers,
             triton_url=stack.addresses.triton_url,

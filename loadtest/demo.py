@@ -171,7 +171,7 @@ def run_demo(plan: DemoPlan, on_step: Callable[[str], None]) -> DemoResult:
     repository = plan.out / "model_repository"
     repository.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        local = LocalStack(plan.out / "stack", model_repository=repository)
+        local = LocalStack(plan.out / "stack", model_repository=repository, fresh=True)
         stack.callback(local.stop)
         starting = _Background(local.start)
         with _step(result, on_step, "data"):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.stack import LocalStack, read_record, stop_recorded
+from deploy.local.record import is_alive, read_record, stop_recorded
+from deploy.local.stack import LocalStack
 from flagger.addresses import STACK_FILE
 from flagger.settings import load_settings
 
@@ -22,16 +23,16 @@ _HOME = STACK_FILE.parent
 _CHECK_S = 1.0
 
 
-def _table(addresses: dict[str, Any], pids: dict[str, Any]) -> Table:
+def _table(addresses: Mapping[str, str], processes: Mapping[str, str]) -> Table:
     table = Table(title="Embedded stack", title_justify="left")
-    for column in ("what", "address"):
+    for column in ("what", "where"):
         table.add_column(column)
     for name, address in addresses.items():
         if address:
-            table.add_row(name, str(address))
+            table.add_row(name, address)
     table.add_section()
-    for name, pid in pids.items():
-        table.add_row(f"{name} process", str(pid))
+    for name, process in processes.items():
+        table.add_row(f"{name} process", process)
     return table
 
 
@@ -41,9 +42,8 @@ def up(fresh: bool) -> None:
     """Run Kafka, Triton and Valkey until Ctrl-C; other commands in this folder find them."""
     settings = load_settings()
     console = Console()
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    # `flagger down` ends this process by SIGTERM, as Ctrl-C does: also while it still starts.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     stack = LocalStack(
         _HOME,
         model_repository=settings.model_repository,
@@ -51,30 +51,39 @@ def up(fresh: bool) -> None:
         fresh=fresh,
         on_step=console.log,
     )
-    with stack:
-        console.print(_table(_fields(stack), stack.pids))
-        console.print(f"logs: {_HOME / 'logs'}; stop with Ctrl-C")
-        while not stop.wait(_CHECK_S):
-            stack.require_running()
-
-
-def _fields(stack: LocalStack) -> dict[str, str]:
-    return {name: getattr(stack.addresses, name) for name in stack.addresses.__slots__}
+    try:
+        with stack:
+            processes = {name: str(pid) for name, pid in stack.pids.items()}
+            console.print(_table(asdict(stack.addresses), processes))
+            console.print(f"logs: {_HOME / 'logs'}; stop with Ctrl-C")
+            while True:
+                time.sleep(_CHECK_S)
+                stack.require_running()
+    except KeyboardInterrupt:
+        console.log("stopped")
 
 
 @click.command()
 def status() -> None:
-    """Show the embedded stack of this folder; status 1 if none is recorded."""
+    """Show the embedded stack of this folder; status 1 unless all of it runs."""
     record = read_record(_HOME)
     if record is None:
         click.echo("no embedded stack runs in this folder")
         sys.exit(1)
-    pids = {name: identity["pid"] for name, identity in record["processes"].items()}
-    Console().print(_table(record["addresses"], pids))
+    identities = {"flagger up": record["owner"], **record["processes"]}
+    ended = [name for name, identity in identities.items() if not is_alive(identity)]
+    processes = {
+        name: "ended" if name in ended else str(identity["pid"])
+        for name, identity in identities.items()
+    }
+    Console().print(_table(record["addresses"], processes))
+    if ended:
+        click.echo("it did not end well; `flagger down` clears up, `flagger up` starts it again")
+        sys.exit(1)
 
 
 @click.command()
 def down() -> None:
     """Stop the embedded stack of this folder."""
-    stopped = stop_recorded(Path(_HOME))
+    stopped = stop_recorded(_HOME)
     click.echo(f"stopped: {', '.join(stopped) or 'nothing was running'}")

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from deploy.local.locks import exclusive
 from flagger.compiled import cache_home
 from flagger.errors import StackError
 
@@ -28,16 +29,24 @@ OLDEST_JAVA = 17
 _REQUIREMENTS = Path(__file__).with_name("triton-requirements.txt")
 _MARKER = ".complete"
 _INSTALL_TIMEOUT_S = 900
+_OWN_UV = Path(__file__).parents[2] / ".tools" / "bin" / "uv"
+"""Where the Makefile puts uv on a machine that has none."""
 _OLDEST_GLIBC = (2, 35)
 
 
 def _once(folder: Path, make: Callable[[], None]) -> Path:
-    """Return the folder, made by `make` unless an earlier call has finished it."""
-    if not (folder / _MARKER).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        make()
-        (folder / _MARKER).touch()
+    """Return the folder, made by `make` unless an earlier call has finished it.
+
+    Of several processes one makes it and the others wait.
+    """
+    if (folder / _MARKER).exists():
+        return folder
+    with exclusive(folder.with_name(f"{folder.name}.lock")):
+        if not (folder / _MARKER).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            make()
+            (folder / _MARKER).touch()
     return folder
 
 
@@ -70,7 +79,7 @@ def kafka_jars() -> list[Path]:
 def _java_version(java: str) -> int:
     try:
         said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30)
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return 0
     found = re.search(r'version "(\d+)', said.stderr)
     return int(found.group(1)) if found else 0
@@ -111,14 +120,16 @@ def _require_triton_platform() -> None:
         raise StackError(
             f"The embedded Triton runs on Linux (x86_64, aarch64) with glibc "
             f"{'.'.join(map(str, _OLDEST_GLIBC))} or newer; this is {platform.system()} "
-            f"{platform.machine()} with {libc or 'another C library'} {version}. Use a Triton in "
-            f"a container and set FLAGGER_TRITON_URL."
+            f"{platform.machine()} with {libc or 'another C library'} {version}. Use the "
+            f"compose file in deploy/compose, or a Triton that runs: set FLAGGER_TRITON_URL."
         )
 
 
 def _find_uv() -> str:
     if on_path := shutil.which("uv"):
         return on_path
+    if _OWN_UV.exists():
+        return str(_OWN_UV)
     try:
         import uv
 
@@ -127,6 +138,21 @@ def _find_uv() -> str:
         raise StackError(
             "uv is needed once, to make the embedded Triton's environment: `pip install uv`."
         ) from None
+
+
+def _run_step(step: list[str], environment: dict[str, str]) -> None:
+    try:
+        done = subprocess.run(
+            step, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, env=environment
+        )
+        problem = done.stderr.strip()[-1500:] if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        problem = f"it took more than {_INSTALL_TIMEOUT_S} s."
+    if problem:
+        raise StackError(
+            f"Triton's environment could not be made: {problem} Check the network and the disk, "
+            f"or use a Triton that runs: set FLAGGER_TRITON_URL."
+        )
 
 
 def triton_environment() -> Path:
@@ -150,13 +176,6 @@ def triton_environment() -> Path:
         ]  # fmt: skip
         environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
         for step in steps:
-            done = subprocess.run(
-                step, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, env=environment
-            )
-            if done.returncode:
-                raise StackError(
-                    f"Triton's environment could not be made: {done.stderr.strip()[-1500:]} Check "
-                    f"the network and the disk, or use a Triton that runs: set FLAGGER_TRITON_URL."
-                )
+            _run_step(step, environment)
 
     return _once(folder, install)

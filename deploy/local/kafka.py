@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from deploy.local.downloads import find_java, kafka_jars
-from deploy.local.server import Server, free_ports, require_free_port
+from deploy.local.server import Server, free_ports
 from flagger.errors import StackError
 
 __all__ = ["start_kafka", "wait_for_kafka"]
@@ -56,6 +56,10 @@ def _properties(folder: Path, port: int, controller_port: int) -> str:
         "transaction.state.log.num.partitions": 1,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
+        # After a crash the controller takes the new broker for a second one until the old one's
+        # session ends; the default of 9 s is for networks.
+        "broker.session.timeout.ms": 4_000,
+        "broker.heartbeat.interval.ms": 500,
         # A single streamer need not wait for others to join.
         "group.initial.rebalance.delay.ms": 0,
     }
@@ -66,12 +70,11 @@ def start_kafka(home: Path, logs: Path) -> tuple[Server, str]:
     """Start a broker with its data below `home`; return it and its address.
 
     Raises:
-        StackError: No Java, no jars, or the storage could not be prepared.
+        StackError: No Java, no jars, no port, or the storage could not be prepared.
     """
     java, jars = find_java(), kafka_jars()
     home.mkdir(parents=True, exist_ok=True)
     port, controller_port = free_ports(2)
-    require_free_port(port, "Kafka")
     config = home / "server.properties"
     config.write_text(_properties(home, port, controller_port))
     logging = home / "log4j2.properties"

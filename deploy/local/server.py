@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,37 +17,52 @@ import psutil
 
 from flagger.errors import StackError
 
-__all__ = ["Server", "end_process", "free_ports", "require_free_port"]
+__all__ = ["Server", "end_process", "free_ports"]
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _LOG_TAIL_LINES = 20
 _STOP_S = 15.0
+"""A server that has not ended this long after SIGTERM gets SIGKILL."""
+_PORTS = range(12_000, 32_000)
+_PORTS_TRIED = 100
+_given: set[int] = set()
+_choosing = threading.Lock()
 _POLL_S = 0.05
 
 
-def free_ports(count: int) -> list[int]:
-    """Return distinct ports of the loopback address that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def require_free_port(port: int, name: str) -> None:
-    """Raise StackError if somebody listens on the port already."""
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
+        # As the servers do: connections of earlier ones that still linger are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StackError(
-                f"{name} cannot have port {port} of 127.0.0.1: {error.strerror}. Start again, a "
-                f"free one is chosen each time."
-            ) from error
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback address that nobody listens on, each to one caller only.
+
+    They lie below those that systems give to outgoing connections: between the choice and the
+    server's own bind no client can take one, and a client that tries a port in vain cannot connect
+    to itself.
+
+    Raises:
+        StackError: Too few of those that were tried are free.
+    """
+    found: list[int] = []
+    with _choosing:
+        for port in random.SystemRandom().sample(_PORTS, _PORTS_TRIED):
+            if port not in _given and _is_free(port):
+                found.append(port)
+            if len(found) == count:
+                _given.update(found)
+                return found
+    raise StackError(
+        f"Of {_PORTS_TRIED} ports between {_PORTS.start} and {_PORTS.stop} of 127.0.0.1 only "
+        f"{len(found)} are free, {count} are needed. Look for programs that were left running."
+    )
 
 
 class Server:
@@ -75,6 +92,7 @@ class Server:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
+            self._log_start = out.tell()
             self._process = subprocess.Popen(
                 [sys.executable, str(_LAUNCHER), str(os.getpid()), *command],
                 stdout=out,
@@ -94,11 +112,20 @@ class Server:
         """Raise StackError with the end of its log if it has ended."""
         status = self._process.poll()
         if status is not None:
-            lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+            tail = self._tail()
+            taken = "already in use" in tail
+            hint = "Its port was taken in the meantime: start again. " if taken else ""
             raise StackError(
-                f"{self.name} ended with status {status}. Its log {self._log} ends with:\n"
-                + "\n".join(lines)
+                f"{self.name} ended with status {status}. {hint}Its log {self._log} ends with:\n"
+                f"{tail or '(nothing)'}"
             )
+
+    def _tail(self) -> str:
+        """Return the last lines that this process wrote; the file may begin with earlier ones."""
+        with self._log.open("rb") as file:
+            file.seek(self._log_start)
+            lines = file.read().decode(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_TAIL_LINES:])
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
         """Wait until `ready` says so; raises StackError if it ends or takes longer."""

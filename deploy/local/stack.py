@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import psutil
+from typing import Self
 
 from deploy.local.kafka import start_kafka, wait_for_kafka
-from deploy.local.server import Server, end_process
+from deploy.local.locks import FileLock
+from deploy.local.record import (
+    Addresses,
+    is_alive,
+    read_record,
+    remove_record,
+    stop_recorded,
+    write_record,
+)
+from deploy.local.server import Server
 from deploy.local.triton import start_triton, wait_for_triton
 from deploy.local.valkey import start_valkey, wait_for_valkey
 from flagger.addresses import STACK_FILE
 from flagger.errors import StackError
 from flagger.settings import Settings
 
-__all__ = ["ALL_SERVICES", "Addresses", "LocalStack", "read_record", "stop_recorded"]
+__all__ = ["ALL_SERVICES", "Addresses", "LocalStack"]
 
 ALL_SERVICES = frozenset({"kafka", "triton", "valkey"})
 LEAST_FREE_BYTES = 1 << 30
 """Below this much free disk nothing is started: a broker that fills the disk loses the rest too."""
 
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where the services listen; "" for those that this stack does not know.
-
-    Attributes:
-        kafka_bootstrap_servers: host:port.
-        triton_url: host:port of gRPC.
-        triton_http_url: host:port of HTTP.
-        triton_metrics_url: http://host:port/metrics
-        valkey_url: valkey://host:port/0
-    """
-
-    kafka_bootstrap_servers: str = ""
-    triton_url: str = ""
-    triton_http_url: str = ""
-    triton_metrics_url: str = ""
-    valkey_url: str = ""
+_Started = tuple[dict[str, str], Callable[[], None]]
+"""The addresses of a service that was started, and what waits until it answers."""
 
 
 class LocalStack:
     """Starts, waits for and stops the services; a context manager.
+
+    Kafka's data outlives the stack (unless `fresh`); Valkey's does not, it is rebuilt from Kafka's.
 
     Args:
         home: Folder for data, logs and the record of what runs.
@@ -72,13 +62,15 @@ class LocalStack:
         on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._home = home.resolve()
-        self._repository = model_repository
+        self._lock = FileLock(self._home / "lock")
         self._services = services
         self._fresh = fresh
         self._on_step = on_step
         self._servers: dict[str, Server] = {}
-        # Servers die with the thread that started them: this one lives until `stop`.
-        self._starter: ThreadPoolExecutor | None = None
+        # Servers die with the thread that started them: these live until `stop`.
+        self._starters: ThreadPoolExecutor | None = None
+        self._starting: list[Future[_Started]] = []
+        self.model_repository = model_repository
         self.addresses = Addresses()
         if settings is not None:
             self._use_running(settings)
@@ -98,36 +90,42 @@ class LocalStack:
     @property
     def pids(self) -> dict[str, int]:
         """Process ids by service."""
-        return {name: server.pid for name, server in self._servers.items()}
+        return {name: server.pid for name, server in sorted(self._servers.items())}
 
     def start(self) -> None:
-        """Start what is wanted and wait until all of it answers.
+        """Start what is wanted, side by side, and wait until all of it answers.
 
         Raises:
             StackError: Something did not start; what had started is stopped again.
         """
-        self._prepare_home()
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="stack")
+        self._take_home()
         try:
-            waits = [self._starter.submit(self._start_one, name) for name in sorted(self._services)]
-            for wait in [future.result() for future in waits]:
-                wait()
-            self._write_record()
+            self._prepare_home()
+            self._starters = ThreadPoolExecutor(len(ALL_SERVICES), thread_name_prefix="stack")
+            self._starting = [
+                self._starters.submit(self._start_one, name) for name in sorted(self._services)
+            ]
+            started = [future.result() for future in self._starting]
+            for addresses, wait_for_answer in started:
+                wait_for_answer()
+                self.addresses = replace(self.addresses, **addresses)
+            write_record(self._home, self.addresses, self.pids)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Stop everything that was started here; stopping twice does no harm."""
-        servers, self._servers = list(self._servers.values()), {}
-        with ThreadPoolExecutor(3) as pool:
+        wait(self._starting)  # what is about to start must be known before it can be stopped
+        servers, self._servers, self._starting = list(self._servers.values()), {}, []
+        with ThreadPoolExecutor(len(ALL_SERVICES)) as pool:
             list(pool.map(Server.stop, servers))
-        if self._starter is not None:
-            self._starter.shutdown(wait=True)
-            self._starter = None
-        record = read_record(self._home)
-        if record and record["owner"]["pid"] == os.getpid():
-            (self._home / STACK_FILE.name).unlink(missing_ok=True)
+        if self._starters is not None:
+            self._starters.shutdown(wait=True)
+            self._starters = None
+        if self._lock.held:
+            remove_record(self._home)
+            self._lock.release()
 
     def require_running(self) -> None:
         """Raise StackError if a service has ended."""
@@ -142,7 +140,7 @@ class LocalStack:
                 "kafka_bootstrap_servers": addresses.kafka_bootstrap_servers or None,
                 "triton_url": addresses.triton_url or None,
                 "valkey_url": addresses.valkey_url or None,
-                "model_repository": self._repository,
+                "model_repository": self.model_repository,
             }
         )
 
@@ -157,18 +155,28 @@ class LocalStack:
                 self._services -= {service}
                 self.addresses = replace(self.addresses, **{name: address})
 
-    def _prepare_home(self) -> None:
-        record = read_record(self._home)
-        if record and _is_alive(record["owner"]):
+    def _take_home(self) -> None:
+        """Hold the folder until `stop`; a record that is left in it is stale then."""
+        taken = self._lock.acquire(wait=False)
+        try:
+            record = read_record(self._home)
+            if taken and not (record and is_alive(record["owner"])):
+                return
+            whose = f" under process {record['owner']['pid']}" if record else ", or is starting"
             raise StackError(
-                f"A stack runs in {self._home} already, under process {record['owner']['pid']}. "
-                f"Use it as it is, or stop it with `flagger down`."
+                f"A stack runs in {self._home} already{whose}. Use it as it is, or stop it with "
+                f"`flagger down`."
             )
+        except StackError:
+            if taken:
+                self._lock.release()
+            raise
+
+    def _prepare_home(self) -> None:
         stop_recorded(self._home)
         if self._fresh:
             for name in ALL_SERVICES:
                 shutil.rmtree(self._home / name, ignore_errors=True)
-        self._home.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._home).free
         if free < LEAST_FREE_BYTES:
             raise StackError(
@@ -176,88 +184,22 @@ class LocalStack:
                 f"{LEAST_FREE_BYTES >> 20:,} are needed. Make room, or give another folder."
             )
 
-    def _start_one(self, name: str) -> Callable[[], None]:
-        """Start a service; return what waits until it answers."""
+    def _start_one(self, name: str) -> _Started:
         self._on_step(f"starting {name}")
         home, logs = self._home / name, self._home / "logs"
         if name == "kafka":
             server, address = start_kafka(home, logs)
-            self.addresses = replace(self.addresses, kafka_bootstrap_servers=address)
             self._servers[name] = server
-            return lambda: wait_for_kafka(server, address)
+            return {"kafka_bootstrap_servers": address}, lambda: wait_for_kafka(server, address)
         if name == "valkey":
             server, address = start_valkey(home, logs)
-            self.addresses = replace(self.addresses, valkey_url=address)
             self._servers[name] = server
-            return lambda: wait_for_valkey(server, address)
-        server, doors = start_triton(home, logs, self._repository)
-        self.addresses = replace(
-            self.addresses,
-            triton_url=doors.grpc,
-            triton_http_url=doors.http,
-            triton_metrics_url=f"http://{doors.metrics}/metrics",
-        )
+            return {"valkey_url": address}, lambda: wait_for_valkey(server, address)
+        server, doors = start_triton(home, logs, self.model_repository)
         self._servers[name] = server
-        return lambda: wait_for_triton(server, doors.grpc)
-
-    def _write_record(self) -> None:
-        content = {
-            "owner": _identity(os.getpid()),
-            "processes": {name: _identity(pid) for name, pid in self.pids.items()},
-            "addresses": asdict(self.addresses),
+        addresses = {
+            "triton_url": doors.grpc,
+            "triton_http_url": doors.http,
+            "triton_metrics_url": f"http://{doors.metrics}/metrics",
         }
-        path = self._home / STACK_FILE.name
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(content, indent=2) + "\n")
-        draft.replace(path)
-
-
-def _identity(pid: int) -> dict[str, float]:
-    """Return what tells a process from a later one with the same id."""
-    return {"pid": pid, "create_time": psutil.Process(pid).create_time()}
-
-
-def _is_alive(identity: dict[str, float]) -> bool:
-    try:
-        process = psutil.Process(int(identity["pid"]))
-        return abs(process.create_time() - identity["create_time"]) < 1.0 and (
-            process.status() != psutil.STATUS_ZOMBIE
-        )
-    except psutil.NoSuchProcess:
-        return False
-
-
-def read_record(home: Path) -> dict[str, Any] | None:
-    """Return what a stack in this folder wrote about itself, or None."""
-    try:
-        record: dict[str, Any] = json.loads((home / STACK_FILE.name).read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise StackError(
-            f"{home / STACK_FILE.name} is damaged ({error}). Delete it once none of the stack's "
-            f"processes runs any more."
-        ) from error
-    return record
-
-
-def stop_recorded(home: Path) -> list[str]:
-    """Stop the stack that is recorded in this folder, if any; return what was stopped.
-
-    A living owner is asked to end, so that it stops its own servers; what is left is ended here.
-    """
-    record = read_record(home)
-    if record is None:
-        return []
-    stopped = []
-    if _is_alive(record["owner"]) and record["owner"]["pid"] != os.getpid():
-        owner = psutil.Process(int(record["owner"]["pid"]))
-        owner.send_signal(signal.SIGTERM)
-        psutil.wait_procs([owner], timeout=30)
-        stopped.append("flagger up")
-    for name, identity in record["processes"].items():
-        if _is_alive(identity):
-            end_process(int(identity["pid"]))
-            stopped.append(name)
-    (home / STACK_FILE.name).unlink(missing_ok=True)
-    return stopped
+        return addresses, lambda: wait_for_triton(server, doors.grpc)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from deploy.local.downloads import triton_environment
-from deploy.local.server import Server, free_ports, require_free_port
+from deploy.local.server import Server, free_ports
+from flagger.errors import StackError
 
 __all__ = ["TritonAddresses", "start_triton", "wait_for_triton"]
 
 BACKENDS = Path(__file__).with_name("backends")
 _READY_S = 90.0
+_ANSWER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,27 @@ class TritonAddresses:
 def _site_packages(environment: Path) -> Path:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return environment / "lib" / version / "site-packages"
+
+
+def _python_library_folder() -> str:
+    """Return where Python's shared library is, which the stub loads; "" if the system finds it.
+
+    Raises:
+        StackError: This Python has none.
+    """
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    for folder in (sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix) / "lib"):
+        if folder and (Path(folder) / name).exists():
+            return str(folder)
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        raise StackError(
+            f"The embedded Triton needs {name}, and {sys.base_prefix} has none. Install the "
+            f"system's package libpython{sys.version_info.major}.{sys.version_info.minor}, use a "
+            f"Python that uv installed, or a Triton that runs: set FLAGGER_TRITON_URL."
+        ) from error
+    return ""
 
 
 def _gather_backends(packages: Path, target: Path) -> None:
@@ -67,12 +92,10 @@ def start_triton(home: Path, logs: Path, repository: Path) -> tuple[Server, Trit
     repository.mkdir(parents=True, exist_ok=True)
     _gather_backends(packages, home / "backends")
     ports = free_ports(3)
-    for port in ports:
-        require_free_port(port, "Triton")
     grpc, http, metrics = ports
     libraries = [
         str(packages / "nvidia_pytriton.libs"),
-        str(sysconfig.get_config_var("LIBDIR")),
+        _python_library_folder(),
         os.environ.get("LD_LIBRARY_PATH", ""),
     ]
     variables = {
@@ -92,7 +115,8 @@ def start_triton(home: Path, logs: Path, repository: Path) -> tuple[Server, Trit
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in _models(repository)),
         "--disable-auto-complete-config",
-        "--exit-on-error=false",
+        "--strict-readiness=true",
+        "--exit-on-error=false",  # a model that does not load is named by `wait_for_triton`
         "--http-address=127.0.0.1",
         "--grpc-address=127.0.0.1",
         "--metrics-address=127.0.0.1",
@@ -106,14 +130,36 @@ def start_triton(home: Path, logs: Path, repository: Path) -> tuple[Server, Trit
 
 
 def wait_for_triton(server: Server, address: str) -> None:
-    """Wait until the server is ready: all models that were to be loaded answer."""
+    """Wait until the server is ready: all models that were to be loaded answer.
+
+    Raises:
+        StackError: It ended, took too long, or a model did not load.
+    """
     client = triton.InferenceServerClient(address)
 
     def answers() -> bool:
         try:
-            return bool(client.is_server_ready(client_timeout=1))
+            if client.is_server_ready(client_timeout=_ANSWER_S):
+                return True
+            if client.is_server_live(client_timeout=_ANSWER_S):
+                _require_loaded(client)
         except InferenceServerException:
-            return False
+            pass
+        return False
 
-    server.wait_until(answers, _READY_S)
-    client.close()
+    try:
+        server.wait_until(answers, _READY_S)
+    finally:
+        client.close()
+
+
+def _require_loaded(client: Any) -> None:
+    """Raise StackError if the server has given up on a model."""
+    index = client.get_model_repository_index(as_json=True, client_timeout=_ANSWER_S)
+    for model in index.get("models", []):
+        if model.get("state") == "UNAVAILABLE":
+            reason = model.get("reason", "no reason given").split("\n\nAt:")[0]
+            raise StackError(
+                f"Triton could not load {model['name']} version {model.get('version', '?')}: "
+                f"{reason}. Correct it, or take its folder out of the model repository."
+            )

@@ -7,7 +7,7 @@ from typing import Any
 
 import valkey
 
-from deploy.local.server import Server, free_ports, require_free_port
+from deploy.local.server import Server, free_ports
 from flagger.errors import StackError
 
 __all__ = ["start_valkey", "wait_for_valkey"]
@@ -35,7 +35,6 @@ def start_valkey(home: Path, logs: Path) -> tuple[Server, str]:
     """
     home.mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)
-    require_free_port(port, "Valkey")
     command = [str(_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     command += ["--appendonly", "no", "--dir", str(home)]
     return Server("Valkey", command, logs / "valkey.log"), f"valkey://127.0.0.1:{port}/0"

@@ -16,7 +16,7 @@ from flagger.wire.limits import MAX_MESSAGE_BYTES, MAX_TIME_AHEAD_MS, MIN_EVENT_
 from flagger.wire.messages import Decision, Transaction, parse_transaction
 from flagger.wire.scan import SPANS, scan_transactions
 
-__all__ = ["DecodedBatch", "decode_transactions", "encode_spans"]
+__all__ = ["DecodedBatch", "decode_transactions", "encode_spans", "transaction_keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ def encode_spans(transaction: Transaction) -> list[bytes]:
     ]
 
 
-def _keys(transaction: Transaction) -> list[int]:
+def transaction_keys(transaction: Transaction) -> list[int]:
+    """Return the keys of transaction, customer and terminal id, then of the four categories."""
     ids = (transaction.transaction_id, transaction.customer_id, transaction.terminal_id)
     categories = (getattr(transaction, field) for field in CATEGORY_FIELDS)
     return [key_of(value) for value in ids] + [
@@ -95,7 +96,7 @@ def decode_transactions(messages: Sequence[bytes], now_ms: int) -> DecodedBatch:
             bad.append((i, error))
             continue
         plain[i] = True
-        keys[i] = _keys(transaction)
+        keys[i] = transaction_keys(transaction)
         times_ms[i] = transaction.event_time_ms
         amounts[i] = transaction.amount
         for k, value in enumerate(encode_spans(transaction)):

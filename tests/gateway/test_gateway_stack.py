@@ -76,11 +76,9 @@ def topic(stack: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def start(stack: Any, topic: str) -> Iterator[Callable[[], Process]]:
+def start(stack: Any, published: tuple[Path, str], topic: str) -> Iterator[Callable[[], Process]]:
     """Return a function that starts a gateway; those still running are stopped at the end."""
-    repository = Path(getattr(stack, "model_repository", ROOT / "model_repository"))
-    if not (repository / "live.json").exists():
-        pytest.skip(f"no model is live in {repository.name}")
+    repository, _ = published
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLAGGER_")} | {
         "FLAGGER_KAFKA_BOOTSTRAP_SERVERS": stack.addresses.kafka_bootstrap_servers,
         "FLAGGER_TRITON_URL": stack.addresses.triton_url,

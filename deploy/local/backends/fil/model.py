@@ -2,6 +2,8 @@
 
 It reads the same files and parameters, refuses what the real one refuses, and answers in the same
 shapes: see the backend's docs/model_config.md. In the NGC image the real backend takes over.
+One thing is kinder here, and said in the log: `predict_proba` with dims [1], which the real one
+answers rightly from 25.09 on only.
 """
 
 import json
@@ -17,6 +19,7 @@ import xgboost as xgb
 INPUT, OUTPUT, SHAP_OUTPUT = "input__0", "output__0", "treeshap_output"
 FILES = {"xgboost_json": "xgboost.json"}
 """Model types that this stand-in reads; the real backend has more."""
+_LARGEST = np.finfo(np.float32).max
 
 
 def _flag(parameters, name, default=None):
@@ -31,6 +34,17 @@ def _flag(parameters, name, default=None):
     return text == "true"
 
 
+def _number(parameters, name, kind, default=None):
+    """Read a number; without a default it is required."""
+    if name not in parameters and default is None:
+        raise pb_utils.TritonModelException(f"the parameter {name} is required")
+    try:
+        return kind(parameters.get(name, default))
+    except ValueError:
+        text = parameters[name]
+        raise pb_utils.TritonModelException(f"{name} must be a number, not {text!r}") from None
+
+
 class TritonPythonModel:
     """One instance of one model version."""
 
@@ -43,25 +57,44 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"model_type {kind!r} is not known to this stand-in; it reads {sorted(FILES)}"
             )
-        classifier = _flag(parameters, "output_class")
-        _flag(parameters, "is_classifier", classifier)
-        if classifier and "threshold" not in parameters:
-            raise pb_utils.TritonModelException("a classifier needs the parameter threshold")
-        self._threshold = float(parameters.get("threshold", "0.5"))
+        # Releases up to 25.08 need output_class; from 25.09 on it is the older name of
+        # is_classifier, and still the one that counts.
+        self._classifies = _flag(parameters, "output_class")
+        _flag(parameters, "is_classifier", self._classifies)
+        self._threshold = _number(parameters, "threshold", float) if self._classifies else 0.5
         self._proba = _flag(parameters, "predict_proba", False)
-        name = config.get("default_model_filename") or FILES[kind]
-        path = os.path.join(args["model_repository"], args["model_version"], name)
-        self._booster = xgb.Booster(model_file=path)
-        threads = int(parameters.get("cpu_nthread", "-1"))
-        self._booster.set_param({"nthread": threads if threads > 0 else os.cpu_count()})
+        threads = _number(parameters, "cpu_nthread", int, "1")
         outputs = {o["name"]: [int(d) for d in o["dims"]] for o in config["output"]}
         self._columns = int(config["input"][0]["dims"][-1])
         self._width = outputs[OUTPUT][-1]
         self._explains = SHAP_OUTPUT in outputs
-        if self._booster.num_features() not in (0, self._columns):
+        name = config.get("default_model_filename") or FILES[kind]
+        path = os.path.join(args["model_repository"], args["model_version"], name)
+        self._booster = xgb.Booster(model_file=path)
+        self._booster.set_param({"nthread": threads if threads > 0 else os.cpu_count()})
+        self._check(outputs)
+
+    def _check(self, outputs):
+        """Refuse a model that does not fit its configuration; it also scores its first row."""
+        found = self._booster.num_features()
+        if found not in (0, self._columns):
             raise pb_utils.TritonModelException(
-                f"the model has {self._booster.num_features()} features, the configuration "
-                f"{self._columns}"
+                f"the model has {found} features, the configuration {self._columns}"
+            )
+        row = np.zeros((1, self._columns), dtype=np.float32)
+        if self._booster.inplace_predict(row).ndim != 1:
+            raise pb_utils.TritonModelException("this stand-in reads models with one output only")
+        allowed = (1, 2) if self._proba and self._classifies else (1,)
+        if self._width not in allowed:
+            raise pb_utils.TritonModelException(f"{OUTPUT} has dims [{self._width}], not {allowed}")
+        if self._explains and outputs[SHAP_OUTPUT] != [self._columns + 1]:
+            raise pb_utils.TritonModelException(
+                f"{SHAP_OUTPUT} must have dims [{self._columns + 1}], the bias last"
+            )
+        if self._proba and self._width == 1:
+            pb_utils.Logger.log_warn(
+                "predict_proba with dims [1]: the real FIL backend up to 25.08 answers other "
+                "numbers; dims [2] is right in all releases"
             )
 
     def execute(self, requests):
@@ -95,11 +128,14 @@ class TritonPythonModel:
     def _answer(self, scores):
         """Shape the positive class's probability as the real backend does: [n] for dims [1]."""
         scores = scores.astype(np.float32, copy=False)
-        if not self._proba:
-            return (scores > self._threshold).astype(np.float32)
-        return scores if self._width == 1 else np.stack([1 - scores, scores], axis=1)
+        if self._proba:
+            return scores if self._width == 1 else np.stack([1 - scores, scores], axis=1)
+        return (scores > self._threshold).astype(np.float32) if self._classifies else scores
 
     def _explain(self, rows):
         """TreeSHAP in margin space, the bias last."""
-        matrix = xgb.DMatrix(rows, missing=np.nan)
+        # DMatrix refuses infinities, one such row would fail all requests of the batch; the
+        # largest number takes the same branches.
+        finite = np.nan_to_num(rows, nan=np.nan, posinf=_LARGEST, neginf=-_LARGEST)
+        matrix = xgb.DMatrix(finite, missing=np.nan)
         return self._booster.predict(matrix, pred_contribs=True).astype(np.float32)
