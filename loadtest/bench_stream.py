@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
@@ -132,6 +133,11 @@ def bench_stream(
     return result
 
 
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def _stream_once(base: Settings, run: int, n: int, out: Path, result: BenchResult) -> None:
     port = free_port()
     metrics = f"http://127.0.0.1:{port}/metrics"
@@ -157,7 +163,9 @@ def _stream_once(base: Settings, run: int, n: int, out: Path, result: BenchResul
     )
     try:
         wait_for_url(metrics, streamer)
+        before_s = _cpu_s(streamer.pid)
         seen = wait_for_decided(metrics, streamer, n)
+        cpu_s = _cpu_s(streamer.pid) - before_s
         stages = metric_values(metrics, "flagger_streamer_stage_seconds_total", "stage")
         streamer.stop()
     finally:
@@ -167,5 +175,6 @@ def _stream_once(base: Settings, run: int, n: int, out: Path, result: BenchResul
         raise StackError(f"{n:,} transactions have {written:,} decisions.")
     (start_s, first), (end_s, last) = seen[0], seen[-1]
     result.add("stream", (last - first) / (end_s - start_s), "tx/s")
+    result.add("streamer's CPU", cpu_s / n * 1e6, "µs per tx")
     for stage, seconds in sorted(stages.items()):
         result.add(f"stage {stage}", seconds / n * 1e6, "µs per tx")

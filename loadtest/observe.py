@@ -42,7 +42,9 @@ def metric_values(url: str, name: str, label: str) -> dict[str, float]:
 
 
 def wait_for_decided(url: str, process: FlaggerProcess, target: int) -> list[tuple[float, float]]:
-    """Wait until a streamer has written `target` decisions; return (seconds, decisions) over time.
+    """Wait until a streamer has written `target` decisions.
+
+    Returns (seconds, decisions) over time, from the first decision on.
 
     Raises:
         StackError: The streamer ended, or wrote nothing more for a minute.
@@ -53,7 +55,7 @@ def wait_for_decided(url: str, process: FlaggerProcess, target: int) -> list[tup
         process.require_running()
         now_s = time.monotonic()
         decided = sum(metric_values(url, "flagger_streamer_decided_total", "decision").values())
-        if not seen or decided > seen[-1][1]:
+        if decided > (seen[-1][1] if seen else 0):
             seen.append((now_s, decided))
             changed_s = now_s
         if decided >= target:

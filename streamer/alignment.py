@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flagger.state.records import DAY_MS, TERMINAL_BUCKET_MS
-from streamer.segments import Segment
+from streamer.segments import Segment, distinct
 
 __all__ = ["MAX_SKEW_MS", "Aligner", "window_limit_ms"]
 
@@ -58,7 +58,7 @@ class Aligner:
     @property
     def held_partitions(self) -> set[int]:
         """Partitions with messages that wait."""
-        return {int(p) for segment in self._held for p in np.unique(segment.polled.partition)}
+        return {p for segment in self._held for p in distinct(segment.polled.partition)}
 
     @property
     def stream_clock_ms(self) -> int:
@@ -83,8 +83,8 @@ class Aligner:
         for segment in [*ready, *self._held]:
             times = segment.decoded.transactions.event_time_ms
             partitions = segment.positions.partition
-            for p in np.unique(partitions):
-                first.setdefault(int(p), int(times[np.argmax(partitions == p)]))
+            for p in distinct(partitions):
+                first.setdefault(p, int(times[np.argmax(partitions == p)]))
         for p in self._unfinished() - first.keys():
             first[p] = self._released_ms.get(p, _NEVER)
         return min(first.values(), default=None)
@@ -121,19 +121,19 @@ class Aligner:
         late = np.zeros(len(partition), dtype=np.bool_)
         late[segment.decoded.source] = segment.decoded.transactions.event_time_ms >= self._limit_ms
         free = np.ones(len(partition), dtype=np.bool_)
-        for p in np.unique(partition):
+        for p in distinct(partition):
             mine = np.flatnonzero(partition == p)
-            if int(p) in blocked:
+            if p in blocked:
                 free[mine] = False
             elif late[mine].any():
                 free[mine[np.argmax(late[mine]) :]] = False
-                blocked.add(int(p))
+                blocked.add(p)
         return free
 
     def _released(self, segment: Segment) -> Segment:
         times = segment.decoded.transactions.event_time_ms
         partitions = segment.positions.partition
-        for p in np.unique(partitions):
+        for p in distinct(partitions):
             newest = int(times[partitions == p].max())
-            self._released_ms[int(p)] = max(self._released_ms.get(int(p), _NEVER), newest)
+            self._released_ms[p] = max(self._released_ms.get(p, _NEVER), newest)
         return segment

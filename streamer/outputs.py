@@ -149,6 +149,6 @@ class OutputWriter:
 def _customer_ids(segment: Segment, spans: npt.NDArray[np.int64]) -> list[bytes]:
     text = segment.decoded.text.tobytes()
     ids = [text[a:b] for a, b in spans[:, 2:4].tolist()]
-    if any(b"\\" in text_of_id for text_of_id in ids):
+    if b"\\" in text:  # somewhere in the batch; such an id is then escaped as JSON
         ids = [msgspec.json.decode(b'"' + i + b'"', type=str).encode() for i in ids]
     return ids

@@ -39,16 +39,17 @@ _FETCH_WAIT_MS = 20
 
 
 def encode_activity(keys: npt.NDArray[np.uint64], times_ms: npt.NDArray[np.int64]) -> bytes:
-    """Return one entry of the activity log for the given transactions."""
-    moments = np.empty(len(keys), dtype=[("key", "<u8"), ("bucket", "<i4")])
-    moments["key"] = keys
-    moments["bucket"] = times_ms // TERMINAL_BUCKET_MS
-    distinct, counts = np.unique(moments, return_counts=True)
-    entry = np.empty(len(distinct), dtype=ACTIVITY_ENTRY)
-    entry["terminal_key"] = distinct["key"]
-    entry["bucket"] = distinct["bucket"]
-    entry["count"] = counts
-    return entry.tobytes()
+    """Return one entry of the activity log for the given transactions, at least one."""
+    buckets = times_ms // TERMINAL_BUCKET_MS
+    parts = []
+    for bucket in np.unique(buckets):
+        distinct, counts = np.unique(keys[buckets == bucket], return_counts=True)
+        part = np.empty(len(distinct), dtype=ACTIVITY_ENTRY)
+        part["terminal_key"] = distinct
+        part["bucket"] = bucket
+        part["count"] = counts
+        parts.append(part)
+    return np.concatenate(parts).tobytes()
 
 
 def decode_activity(value: bytes) -> ActivityBatch:

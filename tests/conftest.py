@@ -1,10 +1,14 @@
-"""The embedded stack for tests that are marked `stack`: started once, on first use."""
+"""What tests of several folders share: one embedded stack, and a small model served on it.
+
+Imports that take seconds are inside the fixtures: most tests need none of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from deploy.local.downloads import kafka_jars, triton_environment
 from deploy.local.stack import LocalStack
 from flagger.errors import StackError
 
-MODEL_REPOSITORY = Path(__file__).parents[1] / "model_repository"
+SHIPPED_REPOSITORY = Path(__file__).parents[1] / "model_repository"
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -28,11 +32,44 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """Kafka, Triton and Valkey, on a copy of the model repository that tests may change."""
+    """Kafka, Triton and Valkey, one of each for the whole run, on a copy of the shipped models.
+
+    Tests that use it have topics and keys of their own. `stack.settings()` has the addresses and
+    the model repository.
+    """
     folder = tmp_path_factory.mktemp("stack")
     repository = folder / "model_repository"
-    if MODEL_REPOSITORY.is_dir():
-        shutil.copytree(MODEL_REPOSITORY, repository)
-    repository.mkdir(exist_ok=True)
+    if SHIPPED_REPOSITORY.is_dir():
+        shutil.copytree(SHIPPED_REPOSITORY, repository)
     with LocalStack(folder / "home", model_repository=repository) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def small_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `flagger train` leaves, for a small model of simulated payments."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from train.fit import Hyperparameters
+    from train.pipeline import TrainingPlan, train_model
+    from train.simulate import SimulationConfig, simulate
+
+    folder = tmp_path_factory.mktemp("training")
+    size = SimulationConfig(customers=300, terminals=200, days=40, start=date(2026, 1, 1), seed=2)
+    data = folder / "transactions.parquet"
+    pq.write_table(pa.Table.from_batches(simulate(size)), data)
+    plan = TrainingPlan(seed=4, hyperparameters=Hyperparameters(max_trees=30))
+    return train_model(data, folder / "out", plan).directory
+
+
+@pytest.fixture(scope="session")
+def published(stack: LocalStack, small_training: Path) -> tuple[Path, str]:
+    """Return (repository, version): the small model is live, `stack` serves both its entries."""
+    from export.publish import export_model
+
+    repository = stack.model_repository
+    version = export_model(
+        small_training, repository, triton_url=stack.addresses.triton_url, n_parity_rows=500
+    )
+    return repository, version

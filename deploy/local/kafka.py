@@ -88,7 +88,8 @@ def start_kafka(home: Path, logs: Path) -> tuple[Server, str]:
         os.pathsep.join(map(str, jars)),
     ]
     if not (home / "data" / "meta.properties").exists():
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Any 16 bytes will do; a leading "-" would be taken for an option.
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         command = [*base, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S)
         if done.returncode:

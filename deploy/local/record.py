@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["Addresses", "is_alive", "read_record", "remove_record", "stop_record
 
 _OWNER_STOPS_S = 60.0
 _SAME_TIME_S = 1.0
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,13 @@ def read_record(home: Path) -> dict[str, Any] | None:
     return record
 
 
+def _wait_for_end(identity: Mapping[str, float]) -> None:
+    # psutil's own wait takes a process that ended for a running one until its parent has asked.
+    deadline_s = time.monotonic() + _OWNER_STOPS_S
+    while is_alive(identity) and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+
+
 def stop_recorded(home: Path) -> list[str]:
     """Stop the stack that is recorded in this folder, if any; return what was stopped.
 
@@ -110,7 +119,7 @@ def stop_recorded(home: Path) -> list[str]:
     if is_alive(record["owner"]) and record["owner"]["pid"] != os.getpid():
         owner = psutil.Process(int(record["owner"]["pid"]))
         owner.send_signal(signal.SIGTERM)
-        psutil.wait_procs([owner], timeout=_OWNER_STOPS_S)
+        _wait_for_end(record["owner"])
         stopped.append("flagger up")
     for name, identity in record["processes"].items():
         if is_alive(identity):

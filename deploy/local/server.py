@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -152,10 +153,27 @@ def end_process(pid: int) -> None:
         process.send_signal(signal.SIGTERM)
     except psutil.NoSuchProcess:
         return
-    _, alive = psutil.wait_procs(family, timeout=_STOP_S)
-    for each in alive:
-        try:
+    for each in _left_after(family, _STOP_S):
+        with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=_STOP_S)
+    _left_after(family, _STOP_S)
+
+
+def _left_after(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Return those that still run when all have ended or the time is over.
+
+    One that ended counts as such at once; psutil's own wait goes on until its parent has asked.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while left := [each for each in processes if _runs(each)]:
+        if time.monotonic() > deadline_s:
+            break
+        time.sleep(_POLL_S)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

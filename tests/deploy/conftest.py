@@ -35,7 +35,7 @@ Load = Callable[..., Any]
 WriteEntry = Callable[..., Path]
 
 
-class TritonModelException(Exception):  # noqa: N818 - Triton's name
+class TritonModelException(Exception):
     """Triton's error for a model that cannot be loaded."""
 
 
@@ -99,9 +99,7 @@ def open_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     (tmp_path / "1").mkdir()
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("FLAGGER_TRITON_SITE_PACKAGES", str(tmp_path / "site-packages"))
-    monkeypatch.setitem(
-        sys.modules, "triton_python_backend_utils", triton_utilities(warnings)
-    )
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton_utilities(warnings))
 
     def load(name: str) -> Backend:
         spec = importlib.util.spec_from_file_location(name, BACKENDS / name / "model.py")

@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc as triton
 import valkey
 import xgboost
-from confluent_kafka import KafkaException, Message, Producer
+from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 from tritonclient.utils import InferenceServerException
 
@@ -71,7 +71,11 @@ def name() -> str:
 
 
 def test_fil_answers_as_xgboost_does(
-    stack: LocalStack, serve: Callable[[Path], Model], write_fil: WriteEntry, booster: Any, name: str
+    stack: LocalStack,
+    serve: Callable[[Path], Model],
+    write_fil: WriteEntry,
+    booster: Any,
+    name: str,
 ) -> None:
     model = serve(write_fil(stack.model_repository, name, booster, {OUTPUT: 1}))
     rows = random_rows(500)
@@ -82,7 +86,11 @@ def test_fil_answers_as_xgboost_does(
 
 
 def test_fil_explains_and_answers_two_columns(
-    stack: LocalStack, serve: Callable[[Path], Model], write_fil: WriteEntry, booster: Any, name: str
+    stack: LocalStack,
+    serve: Callable[[Path], Model],
+    write_fil: WriteEntry,
+    booster: Any,
+    name: str,
 ) -> None:
     outputs = {OUTPUT: 2, SHAP: COLUMNS + 1}
     model = serve(write_fil(stack.model_repository, name, booster, outputs))
@@ -92,14 +100,17 @@ def test_fil_explains_and_answers_two_columns(
     np.testing.assert_allclose(scores[:, 1], booster.inplace_predict(rows), atol=1e-7)
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
     assert shap.shape == (20, COLUMNS + 1)
-    finite = np.isfinite(rows).all(axis=1) | np.isnan(rows).any(axis=1)
-    finite[3] = False
-    expected = booster.predict(xgboost.DMatrix(rows[finite]), pred_contribs=True)
-    np.testing.assert_allclose(shap[finite], expected, atol=1e-6)
+    rows[3, 1] = 1e30  # XGBoost itself explains no infinity
+    expected = booster.predict(xgboost.DMatrix(rows), pred_contribs=True)
+    np.testing.assert_allclose(shap, expected, atol=1e-6)
 
 
 def test_requests_at_the_same_time_get_their_own_answers(
-    stack: LocalStack, serve: Callable[[Path], Model], write_fil: WriteEntry, booster: Any, name: str
+    stack: LocalStack,
+    serve: Callable[[Path], Model],
+    write_fil: WriteEntry,
+    booster: Any,
+    name: str,
 ) -> None:
     model = serve(write_fil(stack.model_repository, name, booster, {OUTPUT: 1}))
     parts = [random_rows(1 + n % 17, seed=n) for n in range(200)]
@@ -123,7 +134,11 @@ def test_onnx_answers_in_the_graphs_own_shape(
 
 
 def test_rows_of_the_wrong_width_are_refused(
-    stack: LocalStack, serve: Callable[[Path], Model], write_fil: WriteEntry, booster: Any, name: str
+    stack: LocalStack,
+    serve: Callable[[Path], Model],
+    write_fil: WriteEntry,
+    booster: Any,
+    name: str,
 ) -> None:
     model = serve(write_fil(stack.model_repository, name, booster, {OUTPUT: 1}))
     with pytest.raises(InferenceServerException, match="unexpected shape"):
@@ -193,7 +208,7 @@ def test_kafka_makes_no_topic_by_itself(stack: LocalStack) -> None:
     topic = f"typo-{uuid.uuid4().hex}"
     address = stack.addresses.kafka_bootstrap_servers
     quick = {"topic.metadata.propagation.max.ms": 100}
-    assert produce(address, topic, b"x", **quick) == ["_UNKNOWN_TOPIC"]
+    assert produce(address, topic, b"x", **quick) == ["UNKNOWN_TOPIC_OR_PART"]
     admin = AdminClient({"bootstrap.servers": address})
     assert topic not in admin.list_topics(timeout=10).topics
 
@@ -204,15 +219,6 @@ def test_kafka_keeps_what_is_written(stack: LocalStack) -> None:
     values = admin.describe_configs([broker])[broker].result(30)
     assert values["log.retention.ms"].value == "-1"
     assert values["offsets.topic.num.partitions"].value == "1"
-
-
-def test_a_topic_that_exists_cannot_be_made_twice(stack: LocalStack) -> None:
-    topic = f"twice-{uuid.uuid4().hex}"
-    admin = AdminClient({"bootstrap.servers": stack.addresses.kafka_bootstrap_servers})
-    admin.create_topics([NewTopic(topic)])[topic].result(30)
-    with pytest.raises(KafkaException, match="already exists"):
-        admin.create_topics([NewTopic(topic)])[topic].result(30)
-    admin.delete_topics([topic])[topic].result(30)
 
 
 def test_valkey_keeps_nothing_on_disk(stack: LocalStack) -> None:

@@ -1,0 +1,91 @@
+"""`flagger loadtest`: prove the gateway's latency, or say why there is no proof."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from flagger.settings import load_settings
+from loadtest.open_loop import LoadPlan, Target, load, started
+from loadtest.slo import P99_LIMIT_MS
+
+__all__ = ["loadtest"]
+
+DEFAULT_RATE_PER_S = 200.0
+
+
+def _http_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{value!r} does not begin with http:// or https://")
+    return (value or "").rstrip("/")
+
+
+@click.command()
+@click.option(
+    "--rate", default=DEFAULT_RATE_PER_S, show_default=True,
+    type=click.FloatRange(min=1, max=10_000), help="Requests per second, whatever the answers do.",
+)  # fmt: skip
+@click.option(
+    "--duration", default=30.0, show_default=True, type=click.FloatRange(min=1, max=3_600),
+    help="Measured seconds, after a warm-up.",
+)  # fmt: skip
+@click.option("--repeats", default=1, show_default=True, type=click.IntRange(min=1), help="Runs.")
+@click.option(
+    "--repository", type=click.Path(file_okay=False, path_type=Path),
+    help="Model repository. Default: FLAGGER_MODEL_REPOSITORY.",
+)  # fmt: skip
+@click.option(
+    "--out", default=Path("runs") / "loadtest", show_default=True,
+    type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.",
+)  # fmt: skip
+@click.option(
+    "--stream-rate", default=0.0, show_default=True, type=click.FloatRange(min=0, max=100_000),
+    help="Transactions per second through Kafka meanwhile.",
+)  # fmt: skip
+@click.option(
+    "--url", callback=_http_url,
+    help="A gateway that runs already; it gets made-up payments! Default: start one.",
+)  # fmt: skip
+def loadtest(
+    rate: float,
+    duration: float,
+    repeats: int,
+    repository: Path | None,
+    out: Path,
+    stream_rate: float,
+    url: str,
+) -> None:
+    """Ask the gateway at a constant rate and hold it to its promise.
+
+    Starts Kafka, Triton, Valkey, a streamer and a gateway of its own, with fresh data. Ends with
+    status 1 if p99 is above 100 ms, if a request fails or a repeated payment gets another answer,
+    and if the run is invalid because the load was not what it should have been.
+    """
+    if url and (stream_rate or repository):
+        raise click.UsageError(
+            "--stream-rate and --repository need a gateway started here: no --url."
+        )
+    plan = LoadPlan(out, rate, duration, repeats, stream_rate)
+    console = Console()
+    with console.status("starting") as status:
+        repository = repository or load_settings().model_repository
+        serving = (
+            contextlib.nullcontext(Target(url)) if url else started(plan, repository, status.update)
+        )
+        with serving as target:
+            result, judgements = load(target, plan, status.update)
+    console.print(result.table())
+    console.print(f"written: {out / result.scenario}.json")
+    for run, judgement in enumerate(judgements, start=1):
+        for reason in judgement.reasons:
+            console.print(f"[red]run {run} {judgement.verdict}:[/red] {reason}")
+    if any(judgement.verdict != "PASS" for judgement in judgements):
+        sys.exit(1)
+    console.print(
+        f"[green]PASS:[/green] {rate:,.0f} requests/s, p99 {result.median('p99'):.1f} ms "
+        f"(limit {P99_LIMIT_MS:.0f} ms), no failure, repeats answered the same"
+    )
