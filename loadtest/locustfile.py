@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _HEAD_START_S = 1.0
 """From the start of the run to the first request: all users are there by then."""
+_PATIENCE_S = 10.0
+"""How long the last answers are waited for."""
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
 
@@ -58,6 +60,13 @@ class Run:
             elapsed_s = time.perf_counter() - begin_s
             recording.cpu_shares.append((time.process_time() - used_s) / elapsed_s)
 
+    def end(self, environment: Any) -> None:
+        """End Locust once all users have ended, which they do after the measured part."""
+        time.sleep(max(self.end_s - time.perf_counter(), 0.0))
+        while environment.runner.user_count and time.perf_counter() < self.end_s + _PATIENCE_S:
+            time.sleep(0.05)
+        environment.runner.quit()
+
 
 def _options(parser: Any) -> None:
     group = parser.add_argument_group("arrivals")
@@ -69,7 +78,9 @@ def _options(parser: Any) -> None:
 
 def _start(environment: Any, **_: Any) -> None:
     environment.arrivals = run = Run(environment.parsed_options)
-    threading.Thread(target=run.watch_cpu, daemon=True).start()  # a greenlet, thanks to Locust
+    # Locust makes greenlets of threads.
+    threading.Thread(target=run.watch_cpu, daemon=True).start()
+    threading.Thread(target=run.end, args=(environment,), daemon=True).start()
     gc.collect()
     gc.freeze()  # a collection through all that Locust has loaded would stop the schedule
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -90,3 +92,12 @@ class StreamerMetrics:
             buckets=_BATCH_BUCKETS_ROWS,
             registry=self.registry,
         )
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_s.labels(stage).inc(time.perf_counter() - start_s)

@@ -50,73 +50,95 @@ class OutputWriter:
         }
         self._constants = DecisionText(**self._names)
 
-    def write_scored(
+    def write_decisions(
         self,
         segment: Segment,
         rows: npt.NDArray[np.intp],
         scores: npt.NDArray[np.float32],
         hashes: npt.NDArray[np.uint64],
-        refused: dict[int, ModelRefusedError],
+        forwarded: list[int],
     ) -> None:
-        """Write the decisions of the segment's rows that the model has scored.
+        """Write the segment's decisions in log order, and the flagged ones as alerts too.
 
         Args:
             segment: The messages.
-            rows: Which rows of the segment were scored, intp [n].
-            scores: float32 [n]; NaN where refused.
+            rows: Which rows of the segment were scored, intp [n], rising.
+            scores: float32 [n].
             hashes: Fingerprints of the feature rows, uint64 [n].
-            refused: Place in `rows` -> why the server refuses that row.
+            forwarded: Rows that the gateway has decided already.
         """
-        if refused:
-            for i, error in refused.items():
-                self._dead_letter(segment, int(segment.decoded.source[rows[i]]), error)
-            good = ~np.isnan(scores)
-            rows, scores, hashes = rows[good], scores[good], hashes[good]
-        if not len(rows):
-            return
-        source = segment.decoded.source[rows]
-        timestamps_ms = segment.polled.timestamp_ms[source]
-        latencies_ms = np.maximum(self._clock_ms() - timestamps_ms, 0).astype(np.float64)
+        values: list[bytes] = []
+        flagged = np.zeros(0, dtype=np.bool_)
+        if len(rows):
+            values, flagged = self._decide(segment, rows, scores, hashes)
+        if forwarded:
+            decisions = [segment.decoded.decided[row] for row in forwarded]
+            values += [msgspec.json.encode(decision) for decision in decisions]
+            theirs = np.array([d.decision != DECISIONS[APPROVE] for d in decisions])
+            rows = np.concatenate([rows, np.array(forwarded, dtype=np.intp)])
+            order = np.argsort(rows)
+            values = [values[i] for i in order.tolist()]
+            rows, flagged = rows[order], np.concatenate([flagged, theirs])[order]
+            for decision in decisions:
+                self._metrics.decided.labels(decision.decision, decision.decision_source).inc()
+        self._send(segment, rows, values, np.flatnonzero(flagged).tolist())
+
+    def _decide(
+        self,
+        segment: Segment,
+        rows: npt.NDArray[np.intp],
+        scores: npt.NDArray[np.float32],
+        hashes: npt.NDArray[np.uint64],
+    ) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
+        """Return the JSON of each decision, and which of them are review or decline, bool [n]."""
+        stamps_ms = segment.polled.timestamp_ms[segment.decoded.source[rows]]
+        latencies_ms = np.maximum(self._clock_ms() - stamps_ms, 0).astype(np.float64)
         codes = self._policy.decide(scores)
-        spans = segment.decoded.spans[rows]
         values = encode_approvals(
-            self._constants, segment.decoded.text, spans, scores, hashes, latencies_ms
+            self._constants,
+            segment.decoded.text,
+            segment.decoded.spans[rows],
+            scores,
+            hashes,
+            latencies_ms,
         )
-        flagged = np.flatnonzero(codes != APPROVE)
-        for i in flagged.tolist():
+        flagged = codes != APPROVE
+        for i in np.flatnonzero(flagged).tolist():
             values[i] = self._flagged(values[i], scores[i], int(codes[i]))
-        keys = _customer_ids(segment, spans)
-        partitions = segment.polled.partition[source].tolist()
-        stamps = timestamps_ms.tolist()
-        self._sink.write(self._settings.decisions_topic, values, keys, partitions, stamps)
-        if len(flagged):
-            chosen = flagged.tolist()
-            self._sink.write(
-                self._settings.alerts_topic,
-                [values[i] for i in chosen],
-                [keys[i] for i in chosen],
-                [partitions[i] for i in chosen],
-                [stamps[i] for i in chosen],
-            )
         for code, count in enumerate(np.bincount(codes, minlength=len(DECISIONS)).tolist()):
             self._metrics.decided.labels(DECISIONS[code], "model").inc(count)
         self._metrics.latency_s.observe_all(latencies_ms / 1000)
+        return values, flagged
 
-    def write_forwarded(self, segment: Segment, rows: list[int]) -> None:
-        """Write the decisions that the gateway has made already."""
-        for row in rows:
-            decision = segment.decoded.decided[row]
-            place = int(segment.decoded.source[row])
-            message = (
-                [msgspec.json.encode(decision)],
-                [decision.customer_id.encode()],
-                [int(segment.polled.partition[place])],
-                [int(segment.polled.timestamp_ms[place])],
+    def _send(
+        self,
+        segment: Segment,
+        rows: npt.NDArray[np.intp],
+        values: list[bytes],
+        alerts: list[int],
+    ) -> None:
+        if not values:
+            return
+        source = segment.decoded.source[rows]
+        keys = _customer_ids(segment, segment.decoded.spans[rows])
+        partitions = segment.polled.partition[source].tolist()
+        stamps = segment.polled.timestamp_ms[source].tolist()
+        self._sink.write(self._settings.decisions_topic, values, keys, partitions, stamps)
+        if alerts:
+            self._sink.write(
+                self._settings.alerts_topic,
+                [values[i] for i in alerts],
+                [keys[i] for i in alerts],
+                [partitions[i] for i in alerts],
+                [stamps[i] for i in alerts],
             )
-            self._sink.write(self._settings.decisions_topic, *message)
-            if decision.decision != DECISIONS[APPROVE]:
-                self._sink.write(self._settings.alerts_topic, *message)
-            self._metrics.decided.labels(decision.decision, decision.decision_source).inc()
+
+    def write_refused(
+        self, segment: Segment, rows: npt.NDArray[np.intp], refused: dict[int, ModelRefusedError]
+    ) -> None:
+        """Write the rows that the model server refuses (place in `rows` -> why) as dead letters."""
+        for i, error in refused.items():
+            self._dead_letter(segment, int(segment.decoded.source[rows[i]]), error)
 
     def write_bad(self, segment: Segment, first_live: npt.NDArray[np.int64]) -> None:
         """Write the messages that cannot be read to the dead-letter topic.

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 
-import numpy as np
-import numpy.typing as npt
 from confluent_kafka import Message
 
 from flagger.errors import BadMessageError, StateStoreError
-from flagger.features import ALREADY_APPLIED, DUPLICATE, LATE
 from flagger.models import ModelVersion
 from flagger.settings import Settings
 from flagger.state.store import StateStore
-from flagger.triton import ModelName, PendingScores, Scorer
+from flagger.triton import ModelName, Scorer
 from streamer.alignment import Aligner, window_limit_ms
+from streamer.batches import Batches
 from streamer.commits import Commits
 from streamer.hot_state import HotState
 from streamer.metrics import StreamerMetrics
@@ -43,29 +39,6 @@ _IDLE_WAIT_S = 0.02
 _BUSY_WAIT_S = 0.001
 _SIDE_LOG_EVERY_S = 0.05
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    """A segment whose state has moved and whose outputs are not written yet.
-
-    Attributes:
-        segment: The messages.
-        rows: The segment's rows that Triton scores, intp [n].
-        features: What it was sent, float32 [n, F].
-        hashes: Fingerprints of the features, uint64 [n].
-        forwarded: Rows that the gateway has decided already.
-        counted: Rows that moved the state for the first time: they belong in the activity log.
-        pending: The answer under way; None if there is nothing to score.
-    """
-
-    segment: Segment
-    rows: npt.NDArray[np.intp]
-    features: npt.NDArray[np.float32]
-    hashes: npt.NDArray[np.uint64]
-    forwarded: list[int]
-    counted: npt.NDArray[np.bool_]
-    pending: PendingScores | None
 
 
 class Pipeline:
@@ -94,7 +67,7 @@ class Pipeline:
         self._clock_ms = clock_ms
         self._label_delay_ms = model.contract.label_delay_days * 86_400_000
         self._connection = Scorer(settings.triton_url or "", timeout_ms=settings.triton_timeout_ms)
-        self._scorer = PatientScorer(
+        scorer = PatientScorer(
             self._connection,
             ModelName(settings.streamer_model, model.version),
             timeout_ms=settings.triton_timeout_ms,
@@ -103,7 +76,6 @@ class Pipeline:
         )
         self._state = HotState(model.contract, StateStore(settings.valkey_url or ""), settings)
         self._sink = DecisionSink(settings)
-        self._outputs = OutputWriter(self._sink, model, settings, metrics, clock_ms)
         self._side_logs = SideLogs(
             settings,
             self._state.side_positions(),
@@ -117,10 +89,16 @@ class Pipeline:
             self._sink, self._source, metrics, interval_ms=settings.commit_interval_ms
         )
         self._aligner = Aligner(self._label_delay_ms, self._source.unfinished)
-        self._in_flight: deque[_InFlight] = deque()
+        self._batches = Batches(
+            self._state,
+            scorer,
+            self._sink,
+            OutputWriter(self._sink, model, settings, metrics, clock_ms),
+            self._commits,
+            metrics,
+            max_in_flight=settings.max_in_flight,
+        )
         self._plan: dict[int, Assignment] = {}
-        self._first_live = np.zeros(1, dtype=np.int64)
-        self._processed: dict[int, int] = {}
         self._known_until_ms = 0
         self._flushed_s = self._side_logs_read_s = time.monotonic()
 
@@ -130,29 +108,29 @@ class Pipeline:
             while self._keep_going():
                 self._round()
             self._hand_over()
-            self._source.close()
         except BaseException:
             with suppress(Exception):  # the first error is the one that counts
-                self._sink.abandon()
+                self._lost()
             raise
         finally:
+            self._source.close()
             self._side_logs.close()
             self._sink.close()
             self._state.close()
             self._connection.close()
 
     def _round(self) -> None:
-        busy = bool(self._in_flight) or self._sink.busy
+        busy = len(self._batches) > 0 or self._sink.busy
         limit = self._settings.max_batch_rows
-        with self._timed("read"):
+        with self._metrics.timed("read"):
             polled = self._source.poll(limit, _BUSY_WAIT_S if busy else _IDLE_WAIT_S)
         segment = None
         if polled is not None:
             self._metrics.consumed.inc(len(polled))
-            with self._timed("decode"):
+            with self._metrics.timed("decode"):
                 segment = read_segment(polled, self._clock_ms())
         self._take(segment)
-        self._write_answered()
+        self._batches.write_answered()
         self._commits.advance(caught_up=polled is None or len(polled) < limit)
         self._keep_up()
 
@@ -162,7 +140,7 @@ class Pipeline:
         ready = self._aligner.offer(segment)
         self._make_known(ready)
         for part in ready:
-            self._process(part)
+            self._batches.process(part)
         if held or self._aligner.held_messages:
             held = self._aligner.held_messages
             self._metrics.held.set(held)
@@ -177,82 +155,15 @@ class Pipeline:
         self._settle()
         slowest_ms = self._aligner.slowest_ms(ready)
         clock_ms = self._aligner.stream_clock_ms
-        with self._timed("side_logs"):
+        with self._metrics.timed("side_logs"):
             self._side_logs.catch_up(self._state.engine, clock_ms)
         complete_ms = clock_ms if slowest_ms is None else min(slowest_ms, clock_ms)
         self._known_until_ms = window_limit_ms(complete_ms, self._label_delay_ms)
 
-    def _process(self, segment: Segment) -> None:
-        """Move the state by the segment's rows and send those to Triton that need a score."""
-        transactions = segment.decoded.transactions
-        positions = segment.positions
-        with self._timed("load"):
-            self._state.load(transactions.customer_key)
-        with self._timed("features"):
-            features = self._state.engine.process(transactions, positions, count_at_terminals=False)
-            hashes = features.hashes()
-        live = positions.offset >= self._first_live[positions.partition]
-        flags = features.flags
-        if (live & (flags == ALREADY_APPLIED)).any():
-            raise StateStoreError(
-                "The state store includes transactions that were never committed in Kafka: it "
-                "holds the state of another log. Use an empty Valkey database."
-            )
-        repeated = live & (flags & DUPLICATE != 0)
-        counted = live & ~repeated
-        to_score = counted.copy()
-        forwarded = [row for row in segment.decoded.decided if counted[row]]
-        to_score[forwarded] = False
-        rows = np.flatnonzero(to_score)
-        chosen = features.rows if len(rows) == len(segment) else features.rows[rows]
-        with self._timed("submit"):
-            pending = self._scorer.submit(chosen) if len(rows) else None
-        self._in_flight.append(
-            _InFlight(segment, rows, chosen, hashes[rows], forwarded, counted, pending)
-        )
-        self._processed |= segment.polled.end_offsets()
-        self._metrics.replayed.inc(int((~live).sum()))
-        self._metrics.duplicates.inc(int(repeated.sum()))
-        self._metrics.late.inc(int((live & (flags & LATE != 0)).sum()))
-        if len(rows):
-            self._metrics.batch_rows.observe(len(rows))
-        while len(self._in_flight) > self._settings.max_in_flight:
-            self._write_first()
-
-    def _write_answered(self) -> None:
-        """Write, in order, the batches that are answered while nothing has to be waited for."""
-        while self._in_flight and not self._sink.busy:
-            pending = self._in_flight[0].pending
-            if pending is not None and not pending.done:
-                break
-            self._write_first()
-        self._metrics.in_flight.set(len(self._in_flight))
-
-    def _write_first(self) -> None:
-        """Write the oldest batch; waits for its scores, and for the commit under way."""
-        batch = self._in_flight[0]
-        if batch.pending is not None:
-            with self._timed("wait_scores"):
-                scores, refused = self._scorer.result(batch.pending, batch.features)
-        with self._timed("wait_commit"):
-            self._commits.settle()
-        with self._timed("write"):
-            if batch.pending is not None:
-                self._outputs.write_scored(batch.segment, batch.rows, scores, batch.hashes, refused)
-            self._outputs.write_forwarded(batch.segment, batch.forwarded)
-            self._outputs.write_bad(batch.segment, self._first_live)
-            transactions = batch.segment.decoded.transactions
-            self._sink.count(
-                transactions.terminal_key[batch.counted], transactions.event_time_ms[batch.counted]
-            )
-        self._in_flight.popleft()
-        self._commits.note_written(batch.segment.polled.end_offsets())
-
     def _settle(self) -> None:
         """Write and commit everything that is processed."""
-        while self._in_flight:
-            self._write_first()
-        with self._timed("wait_commit"):
+        self._batches.write_all()
+        with self._metrics.timed("wait_commit"):
             self._commits.commit_all()
 
     def _keep_up(self) -> None:
@@ -260,13 +171,13 @@ class Pipeline:
         now_s = time.monotonic()
         if now_s - self._side_logs_read_s >= _SIDE_LOG_EVERY_S:
             self._side_logs_read_s = now_s
-            with self._timed("side_logs"):
+            with self._metrics.timed("side_logs"):
                 self._side_logs.read()
                 self._side_logs.apply_due(self._state.engine, self._aligner.stream_clock_ms)
         if now_s - self._flushed_s >= self._settings.state_flush_interval_ms / 1000:
             self._flushed_s = now_s
-            with self._timed("snapshot"):
-                self._state.snapshot(self._processed, self._side_logs.applied)
+            with self._metrics.timed("snapshot"):
+                self._state.snapshot(self._batches.processed, self._side_logs.applied)
             self._state.report(self._metrics)
         try:
             self._state.write_if_committed(self._commits.committed)
@@ -282,10 +193,7 @@ class Pipeline:
     def _assigned(self, committed: dict[int, int]) -> dict[int, Assignment]:
         self._plan = self._state.plan(committed)
         self._commits.restart(self._plan)
-        self._processed = {p: a.start for p, a in self._plan.items()}
-        self._first_live = np.zeros(max(self._plan, default=0) + 1, dtype=np.int64)
-        for p, assignment in self._plan.items():
-            self._first_live[p] = assignment.committed
+        self._batches.restart(self._plan)
         self._known_until_ms = 0
         return self._plan
 
@@ -295,12 +203,12 @@ class Pipeline:
 
     def _lost(self) -> None:
         """Drop everything: somebody else goes on from the last commit."""
-        self._in_flight.clear()
         self._sink.abandon()
         self._let_go()
 
     def _let_go(self) -> None:
         self._plan = {}
+        self._batches.restart({})
         self._aligner.forget()
         self._state.forget_customers()
 
@@ -312,11 +220,3 @@ class Pipeline:
             error=error,
         )
         self._metrics.dead_lettered.inc()
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._metrics.stage_s.labels(stage).inc(time.perf_counter() - start_s)

@@ -163,8 +163,9 @@ class DecisionSink:
                 self._producer.abort_transaction(_TIMEOUT_S)
 
     def close(self) -> None:
-        """Wait for the commit under way and end the thread."""
+        """Wait for the commit under way; end the thread and the connection."""
         self._committer.shutdown(wait=True)
+        self._producer.close()
 
     def _begin(self) -> None:
         if not self._open:

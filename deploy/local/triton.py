@@ -23,6 +23,8 @@ __all__ = ["TritonAddresses", "start_triton", "wait_for_triton"]
 BACKENDS = Path(__file__).with_name("backends")
 _READY_S = 90.0
 _ANSWER_S = 2.0
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]
+"""gRPC would ask the proxy of HTTP_PROXY for an address of this machine, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def wait_for_triton(server: Server, address: str) -> None:
     Raises:
         StackError: It ended, took too long, or a model did not load.
     """
-    client = triton.InferenceServerClient(address)
+    client = triton.InferenceServerClient(address, channel_args=_NO_PROXY)
 
     def answers() -> bool:
         try:

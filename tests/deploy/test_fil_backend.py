@@ -86,8 +86,8 @@ def test_what_is_no_classifier_answers_the_score_and_needs_no_threshold(
     backend: Any, booster: Any
 ) -> None:
     rows = random_rows(20)
-    changes = {"predict_proba": None, "output_class": "false", "is_classifier": "false"}
-    (answer,) = ask(backend.load(config(**changes, threshold=None)), rows)
+    asked = config(predict_proba=None, output_class="false", is_classifier="false", threshold=None)
+    (answer,) = ask(backend.load(asked), rows)
     np.testing.assert_array_equal(answer[OUTPUT], booster.inplace_predict(rows))
 
 

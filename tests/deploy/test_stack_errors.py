@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
@@ -121,7 +122,7 @@ def test_a_platform_without_an_embedded_triton(
     machine: str,
     libc: tuple[str, str],
 ) -> None:
-    monkeypatch.setattr(downloads.sys, "platform", system)
+    monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(platform, "libc_ver", lambda: libc)
     text = rf"glibc 2\.35 or newer.*{machine}.*compose file.*FLAGGER_TRITON_URL"
@@ -134,8 +135,8 @@ def test_a_python_without_a_shared_library(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(name)
 
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _: str(tmp_path))
-    monkeypatch.setattr(triton.sys, "base_prefix", str(tmp_path))
-    monkeypatch.setattr(triton.ctypes, "CDLL", missing)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(ctypes, "CDLL", missing)
     with pytest.raises(StackError, match=r"needs libpython3\.\d+\.so\.1\.0"):
         triton._python_library_folder()
     name = f"libpython3.{sys.version_info.minor}.so.1.0"

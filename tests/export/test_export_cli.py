@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from export.cli import export
+from flagger.addresses import ADDRESS_FIELDS
 from flagger.errors import ConfigurationError, PublishError
 from flagger.models import live_version
 
@@ -57,9 +59,10 @@ def test_the_repository_option_wins(repository: Path, training_dir: Path, tmp_pa
 def test_an_embedded_stack_of_this_folder_is_told_if_it_serves_the_repository(
     repository: Path, training_dir: Path, tmp_path: Path
 ) -> None:
-    nobody = {"triton_url": "127.0.0.1:9", "valkey_url": "", "kafka_bootstrap_servers": ""}
+    nobody = dict.fromkeys(ADDRESS_FIELDS, "127.0.0.1:9")
     (tmp_path / ".flagger").mkdir()
-    (tmp_path / ".flagger" / "stack.json").write_text(json.dumps({"addresses": nobody}))
+    record = {"owner": {"pid": os.getpid()}, "addresses": nobody}
+    (tmp_path / ".flagger" / "stack.json").write_text(json.dumps(record))
     arguments = [str(training_dir), "--parity-rows", "50"]
 
     error = CliRunner().invoke(export, arguments).exception

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from deploy.local.stack import LocalStack
+from flagger.errors import ConfigurationError
+from loadtest import open_loop
+from loadtest.demo import free_port
+from loadtest.loadtest_cli import loadtest
+from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from loadtest.recording import Recording
+from streamer.topics import ensure_topics
+
+pytestmark = pytest.mark.usefixtures("_brief_warm_up")
+SHORT = ("--duration", "2", "--rate", "30")
+
+
+@pytest.fixture
+def _brief_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_loop, "WARM_UP_S", 0.5)
+
+
+class FakeGateway(BaseHTTPRequestHandler):
+    """Decides at once, and differently each time that it is asked."""
+
+    protocol_version = "HTTP/1.1"
+    asked = 0
+    forgets = False
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["content-length"]))
+        FakeGateway.asked += 1
+        decision = {
+            "transaction_id": msgspec.json.decode(content)["transaction_id"],
+            "decision": "approve",
+            "decision_source": "model",
+            "score": FakeGateway.asked / 1e6 if self.forgets else 0.5,
+        }
+        answer = msgspec.json.encode(decision)
+        self.send_response(200)
+        self.send_header("content-length", str(len(answer)))
+        self.send_header("server-timing", "state;dur=0.100, model;dur=0.200")
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return None
+
+
+@pytest.fixture
+def fake_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), FakeGateway) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rate", "0"], "--rate"),
+        (["--rate", "fast"], "--rate"),
+        (["--duration", "0.5"], "--duration"),
+        (["--repeats", "0"], "--repeats"),
+        (["--stream-rate", "-1"], "--stream-rate"),
+        (["--url", "localhost:8080"], "does not begin with http"),
+        (["--url", "http://localhost:1", "--stream-rate", "10"], "no --url"),
+        (["--url", "http://localhost:1", "--repository", "models"], "no --url"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(loadtest, arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_without_a_live_model_it_says_what_to_do(tmp_path: Path) -> None:
+    arguments = ["--repository", str(tmp_path / "models"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(loadtest, arguments)
+    assert isinstance(result.exception, ConfigurationError)
+    assert "flagger export" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_locust_asks_at_the_rate_and_the_result_is_written(fake_url: str, tmp_path: Path) -> None:
+    arguments = [*SHORT, "--out", str(tmp_path), "--url", fake_url]
+    result = CliRunner().invoke(loadtest, arguments)
+    recording = msgspec.json.decode((tmp_path / "recording-0.json").read_bytes(), type=Recording)
+    assert len(recording.due_s) == 60
+    due_s = sorted(recording.due_s)
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(due_s)]
+    assert max(gaps_s) == pytest.approx(1 / 30, rel=1e-3)
+    assert recording.failures == {}
+    assert recording.sources == {"model": 60}
+    assert all(s >= d for s, d in zip(recording.sent_s, recording.due_s, strict=True))
+    written = json.loads((tmp_path / "gateway-open-loop.json").read_text())
+    assert written["figures"]["model p50"]["median"] == 0.2
+    assert (result.exit_code == 0) == (written["settings"]["verdicts"] == ["PASS"])
+    assert result.exit_code == (0 if "PASS" in result.output else 1)
+
+
+def test_an_unreachable_gateway_fails_the_run(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    result = CliRunner().invoke(loadtest, [*SHORT, "--out", str(tmp_path), "--url", url])
+    assert result.exit_code == 1
+    assert "60 of 60 requests failed: no answer" in " ".join(result.output.split())
+
+
+def test_a_gateway_that_forgets_its_decisions_is_caught(
+    fake_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeGateway, "forgets", True)
+    arguments = ["--duration", "2", "--rate", "200", "--out", str(tmp_path), "--url", fake_url]
+    result = CliRunner().invoke(loadtest, arguments)
+    assert result.exit_code == 1
+    assert "a repeat answered differently" in " ".join(result.output.split())
+
+
+@pytest.mark.stack
+def test_the_real_gateway_answers_every_request(
+    stack: LocalStack, published: tuple[Path, str], tmp_path: Path
+) -> None:
+    topic = f"transactions-{uuid.uuid4().hex}"
+    settings = stack.settings().model_copy(update={"transactions_topic": topic})
+    ensure_topics(settings)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    gateway = FlaggerProcess(
+        ["gateway", "--port", str(port)],
+        environment_of(settings, {"FLAGGER_TRANSACTIONS_TOPIC": topic}),
+        tmp_path / "gateway.log",
+    )
+    try:
+        wait_for_url(f"{url}/readyz", gateway)
+        arguments = ["--rate", "20", "--duration", "5", "--out", str(tmp_path), "--url", url]
+        result = CliRunner().invoke(loadtest, arguments)
+        gateway.stop()
+    finally:
+        gateway.kill()
+    recording = msgspec.json.decode((tmp_path / "recording-0.json").read_bytes(), type=Recording)
+    assert len(recording.due_s) == 100
+    # How fast it is depends on what else this machine does now; a 503 means: too slow.
+    assert set(recording.failures) <= {"status 503"}
+    assert recording.sources["model"] >= 50
+    assert set(recording.stages_ms) >= {"state", "features", "model", "claim", "log", "mark"}
+    written = json.loads((tmp_path / "gateway-open-loop.json").read_text())
+    assert written["figures"]["p99"]["median"] > written["figures"]["model p50"]["median"]
+    assert result.exit_code == (0 if written["settings"]["verdicts"] == ["PASS"] else 1)

@@ -1,0 +1,300 @@
+"""The streamer on real Kafka, Triton and Valkey: every message has exactly one outcome."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import xgboost as xgb
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from deploy.local.stack import LocalStack
+from flagger.errors import ConfigurationError
+from flagger.features.hashing import key_of
+from flagger.kafka import client_config, producer_config
+from flagger.models import ModelVersion, load_version
+from flagger.settings import Settings
+from flagger.state.store import StateStore
+from flagger.wire.messages import Decision
+from loadtest.offline import Verdict, compare, replay_log
+from loadtest.processes import FlaggerProcess, environment_of
+from loadtest.topic_reader import read_topic
+from streamer.metrics import StreamerMetrics
+from streamer.pipeline import Pipeline
+from streamer.produce import ReplayProducer
+from streamer.topics import ensure_topics
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
+
+START_MS = 1_767_225_600_000
+numbers = itertools.count(1)
+TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
+DEADLINE_S = 60.0
+
+
+class World:
+    """One set of topics on the stack, and the streamers that work on it."""
+
+    def __init__(self, settings: Settings, model: ModelVersion, folder: Path) -> None:
+        self.settings = settings
+        self.model = model
+        self._folder = folder
+        self._processes: list[FlaggerProcess] = []
+        ensure_topics(settings)
+
+    def decisions(self) -> list[Decision]:
+        values = read_topic(self.settings, self.settings.decisions_topic).values
+        return [msgspec.json.decode(value, type=Decision) for value in values]
+
+    def start(self, instance: str = "0") -> FlaggerProcess:
+        """Start `flagger stream` as a process."""
+        named = {f"{t}_topic": getattr(self.settings, f"{t}_topic") for t in TOPICS}
+        named |= {"consumer_group": self.settings.consumer_group, "instance": instance}
+        environment = environment_of(
+            self.settings, {f"FLAGGER_{name.upper()}": value for name, value in named.items()}
+        )
+        log = self._folder / f"streamer-{instance}.log"
+        process = FlaggerProcess(["stream", "--metrics-port", "0"], environment, log)
+        self._processes.append(process)
+        return process
+
+    def run_until(self, done: Callable[[], bool], instance: str = "0") -> StreamerMetrics:
+        """Run a streamer in this process until `done` says so; return its metrics."""
+        metrics = StreamerMetrics()
+        settings = self.settings.model_copy(update={"instance": instance})
+        stop = threading.Event()
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                pipeline = Pipeline(
+                    settings, self.model, metrics, keep_going=lambda: not stop.is_set()
+                )
+                pipeline.run()
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            wait_until(lambda: bool(errors) or done())
+        finally:
+            stop.set()
+            thread.join()
+        if errors:
+            raise errors[0]
+        return metrics
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def world(stack: LocalStack, published: tuple[Path, str], tmp_path: Path) -> Iterator[World]:
+    repository, version = published
+    number = next(numbers)
+    base = stack.settings()
+    url = f"{(base.valkey_url or '').rsplit('/', 1)[0]}/{number}"
+    names = {f"{topic}_topic": f"{topic}-{number}" for topic in TOPICS}
+    changes = {"valkey_url": url, "consumer_group": f"group-{number}", "partitions": 3}
+    settings = base.model_copy(update={**names, **changes, "model_repository": repository})
+    made = World(settings, load_version(repository, version), tmp_path)
+    yield made
+    made.close()
+
+
+def message(number: int, **changes: Any) -> bytes:
+    return json.dumps(
+        {
+            "transaction_id": f"t{number}",
+            "event_time": START_MS + number * 1_000,
+            "customer_id": f"c{number % 7}",
+            "terminal_id": f"m{number % 5}",
+            "amount": 10.0 + number,
+            **changes,
+        }
+    ).encode()
+
+
+def send(settings: Settings, values: list[bytes | None], key: bytes = b"k") -> None:
+    producer = Producer(producer_config(settings))
+    failures: list[Any] = []
+    for value in values:
+        producer.produce(
+            settings.transactions_topic,
+            value,
+            key,
+            on_delivery=lambda error, _: failures.append(error) if error else None,
+        )
+    assert producer.flush(30) == 0
+    assert not failures
+    producer.close()
+
+
+def verdict(world: World, training: Path) -> Verdict:
+    """Hold everything on the topics against the offline replay of the log."""
+    settings = world.settings
+    log = read_topic(settings, settings.transactions_topic)
+    replay = replay_log(log, read_topic(settings, settings.labels_topic), world.model.contract)
+    booster = xgb.Booster(model_file=training / "model.json")
+    scores = booster.inplace_predict(replay.rows, missing=np.nan)
+    dead_letters = len(read_topic(settings, settings.dead_letter_topic))
+    return compare(replay, scores, world.decisions(), dead_letters)
+
+
+def test_every_message_has_one_outcome(world: World, small_training: Path) -> None:
+    bad = [
+        b"{not json",
+        b"",
+        None,  # a tombstone
+        message(0).replace(b'"amount": 10.0', b'"amount": NaN'),
+        message(0, amount=-1),
+        message(0, amount=1e15),
+        message(0, amount="12"),
+        message(0, event_time="yesterday"),
+        message(0, customer_id=None),
+        json.dumps({"transaction_id": "x"}).encode(),
+        message(0, note="x" * 1_000_000),
+        b"\xff\xfe" * 50,
+    ]
+    good = [message(i) for i in range(300)]
+    repeats = [message(299), message(298)]
+    mixed: list[bytes | None] = [*good[:100], *bad, *good[100:], *repeats]
+    send(world.settings, mixed)
+    metrics = world.run_until(lambda: len(world.decisions()) >= len(good))
+    found = verdict(world, small_training)
+    assert found.failures == []
+    assert found.decided == len(good)
+    assert metrics.duplicates._value.get() == len(repeats)
+
+    letters = read_letters(world.settings)
+    assert sorted(value for value, _ in letters) == sorted(value or b"" for value in bad)
+    for value, headers in letters:
+        assert headers["source_topic"] == world.settings.transactions_topic
+        assert headers["error_class"] == "BadMessageError"
+        assert headers["schema_version"] == "1"
+        log = read_topic(world.settings, headers["source_topic"])
+        where = (log.partition == int(headers["source_partition"])) & (
+            log.offset == int(headers["source_offset"])
+        )
+        assert log.values[int(np.flatnonzero(where)[0])] == value
+    reasons = {headers["reason"] for _, headers in letters}
+    assert any("amount: -1 is not between 0 and" in reason for reason in reasons)
+    assert any("the limit is 65,536" in reason for reason in reasons)
+
+
+def read_letters(settings: Settings) -> list[tuple[bytes, dict[str, str]]]:
+    consumer = Consumer(client_config(settings) | {"group.id": "letters"})
+    count = len(read_topic(settings, settings.dead_letter_topic))
+    consumer.assign([TopicPartition(settings.dead_letter_topic, 0, 0)])
+    letters: list[tuple[bytes, dict[str, str]]] = []
+    while len(letters) < count:
+        for found in consumer.consume(count, 1.0):
+            headers = {k: v.decode() for k, v in found.headers()}
+            letters.append((found.value() or b"", headers))
+    consumer.close()
+    return letters
+
+
+def test_a_kill_loses_nothing_and_decides_nothing_twice(world: World, small_training: Path) -> None:
+    table = pq.read_table(small_training.parent / "transactions.parquet")
+    producer = ReplayProducer(world.settings)
+    producer.run(table.slice(0, 12_000).to_batches())
+    first = world.start()
+    wait_until(lambda: len(world.decisions()) > 3_000)
+    first.kill()
+    producer.run(table.slice(12_000).to_batches())
+    producer.close()
+    second = world.start()
+    wait_until(lambda: len(world.decisions()) >= table.num_rows)
+    second.stop()
+    found = verdict(world, small_training)
+    assert found.details == []
+    assert found.failures == []
+    assert found.decided == table.num_rows
+
+
+def test_streamers_come_and_go_and_share_the_partitions(world: World, small_training: Path) -> None:
+    # Less than the label delay: how far the streamers are apart cannot show in the features.
+    table = pq.read_table(small_training.parent / "transactions.parquet").slice(0, 3_000)
+    producer = ReplayProducer(world.settings)
+    producer.run(table.slice(0, 1_000).to_batches())
+    first = world.start("first")
+    wait_until(lambda: len(world.decisions()) >= 1_000)
+    second = world.start("second")
+    producer.run(table.slice(1_000, 1_000).to_batches())
+    wait_until(lambda: len(world.decisions()) >= 2_000)
+    first.stop()
+    producer.run(table.slice(2_000).to_batches())
+    producer.close()
+    wait_until(lambda: len(world.decisions()) >= 3_000)
+    second.stop()
+    found = verdict(world, small_training)
+    assert found.details == []
+    assert found.failures == []
+    assert found.decided == table.num_rows
+
+
+def test_what_the_gateway_decided_is_forwarded_and_counted(world: World) -> None:
+    decision = Decision(
+        transaction_id="t1",
+        customer_id="c1",
+        event_time=START_MS,
+        amount=5.0,
+        decision="review",
+        decision_source="fallback",
+        reasons=["the model did not answer in time"],
+    )
+    value = message(1, customer_id="c1", decision=msgspec.to_builtins(decision))
+    others = [message(22, customer_id="c1"), message(8, customer_id="c1")]
+    send(world.settings, [others[0], value, value, others[1]])
+    world.run_until(lambda: len(world.decisions()) >= 3)
+    first, forwarded, last = world.decisions()  # in the order of the log
+    assert forwarded == decision
+    assert [first.transaction_id, last.transaction_id] == ["t22", "t8"]
+    alerts = read_topic(world.settings, world.settings.alerts_topic).values
+    assert decision in [msgspec.json.decode(alert, type=Decision) for alert in alerts]
+    store = StateStore(world.settings.valkey_url or "")
+    record = store.read("customer", np.array([key_of("c1")], dtype=np.uint64))
+    store.close()
+    assert int(record["count"][0]) == 3
+
+
+def test_state_of_another_log_is_refused(world: World) -> None:
+    send(world.settings, [message(1)])
+    world.run_until(lambda: len(world.decisions()) >= 1)
+    store = StateStore(world.settings.valkey_url or "")
+    marks = store.read_marks(world.settings.consumer_group)
+    store.write_marks(world.settings.consumer_group, {p: v + 1_000 for p, v in marks.items()})
+    store.close()
+    with pytest.raises(ConfigurationError, match="state of another log"):
+        world.run_until(lambda: False)
+
+
+def test_a_bad_label_becomes_a_dead_letter(world: World) -> None:
+    producer = Producer(producer_config(world.settings))
+    producer.produce(world.settings.labels_topic, b'{"is_fraud": 1}', partition=0)
+    producer.flush(30)
+    producer.close()
+    send(world.settings, [message(1)])
+    world.run_until(lambda: len(read_topic(world.settings, world.settings.dead_letter_topic)) == 1)
+    [(value, headers)] = read_letters(world.settings)
+    assert value == b'{"is_fraud": 1}'
+    assert headers["source_topic"] == world.settings.labels_topic
