@@ -1,10 +1,11 @@
 # Everything runs in .venv, made by uv from uv.lock. Where uv is missing it is put into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format bench loadtest clean
+.PHONY: help setup demo up test check format bench loadtest reference-model clean
 
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN = $(UV) run --locked --
+REFERENCE_DATA = --customers 4000 --terminals 6000 --days 90 --seed 2026
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +40,11 @@ bench: setup  ## Measure throughput against its ceilings (results in runs/bench)
 
 loadtest: setup  ## Prove the gateway's latency with Locust (results in runs/loadtest)
 	$(RUN) flagger loadtest $(ARGS)
+
+reference-model: setup  ## Train the committed model again, from seed to model_repository
+	$(RUN) flagger simulate --out runs/reference/transactions.parquet $(REFERENCE_DATA)
+	$(RUN) flagger train --data runs/reference/transactions.parquet --out runs/reference/training
+	$(RUN) flagger export runs/reference/training --keep 1
 
 clean:  ## Remove what the build and the embedded stack made here
 	rm -rf .venv .tools .flagger .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -38,13 +38,16 @@ def window_limit_ms(complete_until_ms: int, label_delay_ms: int) -> int:
 class Aligner:
     """Releases segments in order, each partition's messages in log order.
 
+    Attributes:
+        label_delay_ms: Of the live model's feature contract.
+
     Args:
-        label_delay_ms: Of the model's feature contract.
+        label_delay_ms: To begin with.
         unfinished: Returns the partitions that have unread messages, or had some a moment ago.
     """
 
     def __init__(self, label_delay_ms: int, unfinished: Callable[[], set[int]]) -> None:
-        self._label_delay_ms = label_delay_ms
+        self.label_delay_ms = label_delay_ms
         self._unfinished = unfinished
         self._released_ms: dict[int, int] = {}
         self._limit_ms = _NEVER
@@ -100,7 +103,7 @@ class Aligner:
         slowest = self.slowest_ms(waiting)
         if slowest is not None:
             self._limit_ms = min(
-                slowest + MAX_SKEW_MS, window_limit_ms(slowest, self._label_delay_ms)
+                slowest + MAX_SKEW_MS, window_limit_ms(slowest, self.label_delay_ms)
             )
         ready: list[Segment] = []
         blocked: set[int] = set()

@@ -42,13 +42,16 @@ class OutputWriter:
         self._settings = settings
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self.use(model)
+
+    def use(self, model: ModelVersion) -> None:
+        """Decide by another version's policy from now on."""
         self._policy = model.policy
-        self._names = {
-            "model": settings.streamer_model,
-            "model_version": model.version,
-            "policy_version": model.policy.version,
-        }
-        self._constants = DecisionText(**self._names)
+        self._constants = DecisionText(
+            model=self._settings.streamer_model,
+            model_version=model.version,
+            policy_version=model.policy.version,
+        )
 
     def write_decisions(
         self,

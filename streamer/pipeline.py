@@ -23,6 +23,7 @@ from streamer.alignment import Aligner, window_limit_ms
 from streamer.batches import Batches
 from streamer.commits import Commits
 from streamer.hot_state import HotState
+from streamer.live_model import LiveModel
 from streamer.metrics import StreamerMetrics
 from streamer.outputs import OutputWriter
 from streamer.scoring import PatientScorer
@@ -65,9 +66,8 @@ class Pipeline:
         self._metrics = metrics
         self._keep_going = keep_going
         self._clock_ms = clock_ms
-        self._label_delay_ms = model.contract.label_delay_days * 86_400_000
         self._connection = Scorer(settings.triton_url or "", timeout_ms=settings.triton_timeout_ms)
-        scorer = PatientScorer(
+        self._scorer = PatientScorer(
             self._connection,
             ModelName(settings.streamer_model, model.version),
             timeout_ms=settings.triton_timeout_ms,
@@ -88,16 +88,18 @@ class Pipeline:
         self._commits = Commits(
             self._sink, self._source, metrics, interval_ms=settings.commit_interval_ms
         )
-        self._aligner = Aligner(self._label_delay_ms, self._source.unfinished)
+        self._aligner = Aligner(model.contract.label_delay_ms, self._source.unfinished)
+        self._outputs = OutputWriter(self._sink, model, settings, metrics, clock_ms)
         self._batches = Batches(
             self._state,
-            scorer,
+            self._scorer,
             self._sink,
-            OutputWriter(self._sink, model, settings, metrics, clock_ms),
+            self._outputs,
             self._commits,
             metrics,
             max_in_flight=settings.max_in_flight,
         )
+        self._live_model = LiveModel(settings.model_repository, model.version, self._is_ready)
         self._plan: dict[int, Assignment] = {}
         self._known_until_ms = 0
         self._flushed_s = self._side_logs_read_s = time.monotonic()
@@ -133,6 +135,9 @@ class Pipeline:
         self._batches.write_answered()
         self._commits.advance(caught_up=polled is None or len(polled) < limit)
         self._keep_up()
+        successor = self._live_model.successor()
+        if successor is not None:
+            self._switch(successor)
 
     def _take(self, segment: Segment | None) -> None:
         """Process the new segment, or as much of it and of those held as is due."""
@@ -158,7 +163,7 @@ class Pipeline:
         with self._metrics.timed("side_logs"):
             self._side_logs.catch_up(self._state.engine, clock_ms)
         complete_ms = clock_ms if slowest_ms is None else min(slowest_ms, clock_ms)
-        self._known_until_ms = window_limit_ms(complete_ms, self._label_delay_ms)
+        self._known_until_ms = window_limit_ms(complete_ms, self._aligner.label_delay_ms)
 
     def _settle(self) -> None:
         """Write and commit everything that is processed."""
@@ -183,6 +188,18 @@ class Pipeline:
             self._state.write_if_committed(self._commits.committed)
         except StateStoreError as error:
             _log.warning("%s The next attempt follows.", error)
+
+    def _is_ready(self, version: str) -> bool:
+        return self._connection.is_ready(ModelName(self._settings.streamer_model, version))
+
+    def _switch(self, model: ModelVersion) -> None:
+        """Go on with another model version; what was scored by the old one is written first."""
+        self._settle()
+        self._scorer.use(ModelName(self._settings.streamer_model, model.version))
+        self._outputs.use(model)
+        self._state.engine.use_contract(model.contract)
+        self._aligner.label_delay_ms = model.contract.label_delay_ms
+        self._known_until_ms = 0
 
     def _hand_over(self) -> None:
         """Commit and store everything, so that whoever comes next finds it."""

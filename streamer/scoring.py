@@ -45,6 +45,10 @@ class PatientScorer:
         self._keep_going = keep_going
         self._on_error = on_error
 
+    def use(self, model: ModelName) -> None:
+        """Ask another model from now on; requests under way must have been answered."""
+        self._model = model
+
     def submit(self, rows: npt.NDArray[np.float32]) -> PendingScores:
         """Send float32 [n, F] rows; returns at once."""
         return self._scorer.submit(rows, self._model)

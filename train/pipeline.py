@@ -37,6 +37,8 @@ STEPS = ("read", "replay", "fit", "evaluate", "write")
 """What `train_model` does, in order."""
 
 _CHUNK_ROWS = 65_536
+_SAMPLE_ROWS = 5_000
+"""Feature rows of the test window that are kept for the parity proof of `flagger export`."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,12 @@ def _write_scores(
     pq.write_table(named, path)
 
 
+def _write_sample(path: Path, rows: npt.NDArray[np.float32]) -> None:
+    """Write evenly spread feature rows: the export proves itself on real ones too."""
+    chosen = np.linspace(0, len(rows) - 1, min(_SAMPLE_ROWS, len(rows)), dtype=np.intp)
+    pq.write_table(pa.table(dict(zip(FEATURE_NAMES, rows[chosen].T, strict=True))), path)
+
+
 def _describe(table: pa.Table, data: Path, duplicates: int) -> dict[str, Any]:
     return {
         "file": data.name,
@@ -287,5 +295,6 @@ def train_model(
     (out / "contract.json").write_text(contract.to_json() + "\n", encoding="utf-8")
     (out / "policy.json").write_text(policy_to_json(policy, plan.targets) + "\n", encoding="utf-8")
     _write_scores(out / "scores.parquet", table, test, scores)
+    _write_sample(out / "feature_sample.parquet", test.rows)
     write_report(out, metrics, scores, test.is_fraud)
     return TrainingResult(out, booster, contract, policy, windows, metrics)

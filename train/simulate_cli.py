@@ -26,6 +26,7 @@ __all__ = ["simulate"]
 def _write(out: Path, config: SimulationConfig, on_day: Callable[[], None]) -> list[int]:
     """Write the file and return the number of transactions by fraud kind."""
     counts = np.zeros(len(FRAUD_KINDS), dtype=np.int64)
+    out.parent.mkdir(parents=True, exist_ok=True)
     is_csv = out.suffix.lower() == ".csv"
     writer = pa.csv.CSVWriter(out, SCHEMA) if is_csv else pq.ParquetWriter(out, SCHEMA)
     with writer:

@@ -52,6 +52,11 @@ class FeatureContract:
             )
 
     @property
+    def label_delay_ms(self) -> int:
+        """The label delay in milliseconds."""
+        return self.label_delay_days * 86_400_000
+
+    @property
     def categorical(self) -> tuple[str, ...]:
         """Names of the columns that hold category codes."""
         return tuple(feature.name for feature in CATALOGUE if feature.is_categorical)

@@ -87,6 +87,11 @@ class FeatureEngine:
         self.too_late = 0
         self._program = compile_program(contract)
 
+    def use_contract(self, contract: FeatureContract) -> None:
+        """Go on with another model's vocabularies and label delay; the state stays as it is."""
+        self.contract = contract
+        self._program = compile_program(contract)
+
     def process(
         self,
         batch: TransactionBatch,

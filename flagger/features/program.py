@@ -105,5 +105,5 @@ def compile_program(contract: FeatureContract) -> Program:
         vocabulary_keys=np.array(keys, dtype=np.uint64),
         vocabulary_codes=np.array(codes, dtype=np.float32),
         vocabulary_starts=np.array(starts, dtype=np.int32),
-        label_delay_ms=contract.label_delay_days * 86_400_000,
+        label_delay_ms=contract.label_delay_ms,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from typing import Any
 import psutil
 import pytest
 import valkey
+from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.local import launch
+from deploy.local.cli import down, status
 from deploy.local.record import is_alive, read_record
 from deploy.local.stack import LocalStack
 from flagger.errors import StackError
@@ -48,31 +51,25 @@ def own_stack(home: Path, repository: Path) -> subprocess.Popen[str]:
 
 def flagger_up(folder: Path) -> subprocess.Popen[str]:
     """Start `flagger up` with only Valkey of its own; return when it is recorded."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLAGGER_")}
     elsewhere = {
         "FLAGGER_KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092",
         "FLAGGER_TRITON_URL": "triton.example:8001",
     }
-    process = flagger(folder, "up", environment=elsewhere)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flagger", "up"],
+        cwd=folder,
+        env=clean | elsewhere | {"COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     deadline_s = time.monotonic() + READY_S
     while read_record(folder / ".flagger") is None:
         assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     return process
-
-
-def flagger(
-    folder: Path, command: str, environment: dict[str, str] | None = None
-) -> subprocess.Popen[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLAGGER_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "flagger", command],
-        cwd=folder,
-        env=clean | (environment or {}) | {"COLUMNS": "120"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 @pytest.fixture
@@ -200,35 +197,38 @@ def test_up_ends_well_when_interrupted(
 
 
 def test_down_stops_what_up_started_and_status_tells(
-    tmp_path: Path, up: Callable[[], subprocess.Popen[str]]
+    tmp_path: Path, up: Callable[[], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask = CliRunner().invoke
     process = up()
     (server,) = family(process.pid)
-    status = flagger(tmp_path, "status")
-    assert f"valkey process          │ {server.pid}" in status.communicate(timeout=30)[0]
-    assert status.returncode == 0
-    down = flagger(tmp_path, "down")
-    assert down.communicate(timeout=30)[0] == "stopped: flagger up\n"
+    running = ask(status)
+    assert running.exit_code == 0
+    assert re.search(rf"valkey process\W+{server.pid}\b", running.output)
+    assert ask(down).output == "stopped: flagger up\n"
     process.communicate(timeout=30)
     assert process.returncode == 0
     assert not runs(server)
-    status = flagger(tmp_path, "status")
-    assert "no embedded stack" in status.communicate(timeout=30)[0]
-    assert status.returncode == 1
+    ended = ask(status)
+    assert "no embedded stack" in ended.output
+    assert ended.exit_code == 1
 
 
 def test_status_tells_of_a_crash_and_down_clears_up(
-    tmp_path: Path, up: Callable[[], subprocess.Popen[str]]
+    tmp_path: Path, up: Callable[[], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask = CliRunner().invoke
     process = up()
     (server,) = family(process.pid)
     process.kill()
     process.wait()
     wait_for_end([server])
-    status = flagger(tmp_path, "status")
-    assert "did not end well" in status.communicate(timeout=30)[0]
-    assert status.returncode == 1
-    assert "nothing was running" in flagger(tmp_path, "down").communicate(timeout=30)[0]
+    crashed = ask(status)
+    assert "did not end well" in crashed.output
+    assert crashed.exit_code == 1
+    assert "nothing was running" in ask(down).output
     assert read_record(tmp_path / ".flagger") is None
 
 

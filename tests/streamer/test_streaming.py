@@ -18,16 +18,18 @@ import xgboost as xgb
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from deploy.local.stack import LocalStack
+from export.publish import export_model
 from flagger.errors import ConfigurationError
 from flagger.features.hashing import key_of
 from flagger.kafka import client_config, producer_config
-from flagger.models import ModelVersion, load_version
+from flagger.models import ModelVersion, live_version, load_version
 from flagger.settings import Settings
 from flagger.state.store import StateStore
 from flagger.wire.messages import Decision
 from loadtest.offline import Verdict, compare, replay_log
 from loadtest.processes import FlaggerProcess, environment_of
 from loadtest.topic_reader import read_topic
+from streamer.live_model import FOLLOW_INTERVAL_S
 from streamer.metrics import StreamerMetrics
 from streamer.pipeline import Pipeline
 from streamer.produce import ReplayProducer
@@ -108,12 +110,13 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def world(stack: LocalStack, published: tuple[Path, str], tmp_path: Path) -> Iterator[World]:
-    repository, version = published
+    repository, _ = published
     number = next(numbers)
     base = stack.settings()
     url = f"{(base.valkey_url or '').rsplit('/', 1)[0]}/{number}"
     names = {f"{topic}_topic": f"{topic}-{number}" for topic in TOPICS}
     changes = {"valkey_url": url, "consumer_group": f"group-{number}", "partitions": 3}
+    version = live_version(repository)  # another test may have published since
     settings = base.model_copy(update={**names, **changes, "model_repository": repository})
     made = World(settings, load_version(repository, version), tmp_path)
     yield made
@@ -275,6 +278,33 @@ def test_what_the_gateway_decided_is_forwarded_and_counted(world: World) -> None
     record = store.read("customer", np.array([key_of("c1")], dtype=np.uint64))
     store.close()
     assert int(record["count"][0]) == 3
+
+
+def test_a_new_model_version_takes_over_without_a_restart(
+    world: World, small_training: Path, stack: LocalStack
+) -> None:
+    send(world.settings, [message(i) for i in range(50)])
+    published = threading.Event()
+
+    def done() -> bool:
+        count = len(world.decisions())
+        if count == 50 and not published.is_set():
+            export_model(
+                small_training,
+                world.settings.model_repository,
+                triton_url=stack.addresses.triton_url,
+                n_parity_rows=200,
+            )
+            published.set()
+            time.sleep(2 * FOLLOW_INTERVAL_S)
+            send(world.settings, [message(i) for i in range(50, 100)])
+        return count == 100
+
+    world.run_until(done)
+    versions = [decision.model_version for decision in world.decisions()]
+    before, after = world.model.version, live_version(world.settings.model_repository)
+    assert before != after
+    assert sorted(versions) == sorted([before] * 50 + [after] * 50)
 
 
 def test_state_of_another_log_is_refused(world: World) -> None:

@@ -63,6 +63,7 @@ def test_writes_everything(trained: TrainingResult, steps: list[str]) -> None:
         "contract.json",
         "policy.json",
         "metrics.json",
+        "feature_sample.parquet",
         "scores.parquet",
         "model_card.md",
         *(f"plots/{name}.png" for name in PLOTS),
