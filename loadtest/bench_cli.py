@@ -12,6 +12,7 @@ from rich.console import Console
 
 from flagger.features import FeatureContract
 from flagger.settings import load_settings
+from loadtest.bench_latency import bench_latency
 from loadtest.bench_result import BenchResult
 from loadtest.bench_stream import bench_stream
 from train.replay import replay
@@ -72,6 +73,32 @@ def stream(data: Path | None, limit: int | None, repeats: int, out: Path) -> Non
             table,
             load_settings().model_repository,
             out / "stream-prefilled",
+            repeats=repeats,
+            on_step=status.update,
+        )
+    _finish(result, console, out)
+
+
+@bench.command()
+@data_option
+@repeats_option
+@out_option
+@click.option(
+    "--rate",
+    default=2_000.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Transactions per second.",
+)
+def latency(data: Path | None, repeats: int, out: Path, rate: float) -> None:
+    """Milliseconds from a transaction to its decision at a given rate (scenario latency-RATE)."""
+    console = Console()
+    with console.status("starting") as status:
+        result = bench_latency(
+            _table(data, None),
+            load_settings().model_repository,
+            out / f"latency-{rate:.0f}",
+            rate_per_s=rate,
             repeats=repeats,
             on_step=status.update,
         )

@@ -38,7 +38,8 @@ from train.simulate import SimulationConfig, simulate
 
 __all__ = ["LoadPlan", "Target", "load", "started"]
 
-WARM_UP_S = 3.0
+WARM_UP_S = 10.0
+"""A broker that has just started is busy compiling itself: it needs a core more than later."""
 _TURN_S = 0.5
 """Time between two requests of one connection; far more than an answer takes."""
 _EDGES_S = 12.0

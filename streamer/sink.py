@@ -52,6 +52,7 @@ class DecisionSink:
                 "transactional.id": f"{settings.consumer_group}-{settings.instance}",
                 "linger.ms": _LINGER_MS,
                 "retry.backoff.ms": _RETRY_BACKOFF_MS,
+                "retry.backoff.max.ms": 2 * _RETRY_BACKOFF_MS,
                 "queue.buffering.max.messages": _MAX_QUEUED_MESSAGES,
             }
         )

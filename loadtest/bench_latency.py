@@ -1,0 +1,83 @@
+"""`latency-<rate>`: from a transaction's production to its decision at a read-committed reader.
+
+One streamer, a constant rate. What is sent in the first seconds only warms up: the JVM compiles,
+the state fills. What it does not show: a network between the parts, and other load on the broker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from deploy.local.stack import LocalStack
+from flagger.settings import Settings
+from loadtest.bench_result import BenchResult
+from loadtest.demo import free_port
+from loadtest.observe import DecisionFollower, wait_for_decided
+from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from streamer.produce import Pace, ReplayProducer
+from streamer.topics import ensure_topics
+
+__all__ = ["bench_latency"]
+
+WARM_UP_S = 15.0
+MEASURED_S = 10.0
+_POINTS = (50, 95, 99)
+
+
+def bench_latency(
+    table: pa.Table,
+    repository: Path,
+    out: Path,
+    *,
+    rate_per_s: float,
+    repeats: int,
+    on_step: Callable[[str], None],
+) -> BenchResult:
+    """Run the scenario; each repeat goes on where the last one ended.
+
+    Args:
+        table: Transactions in event-time order; enough for the rate and the time.
+        repository: Model repository with a live version.
+        out: Folder for the stack and the logs.
+        rate_per_s: Transactions per second.
+        repeats: How often to measure.
+        on_step: Told what happens now.
+    """
+    result = BenchResult(f"latency-{rate_per_s:.0f}", {"rate_per_s": rate_per_s, "partitions": 4})
+    out.mkdir(parents=True, exist_ok=True)
+    with LocalStack(out / "stack", model_repository=repository, fresh=True) as stack:
+        settings = stack.settings(Settings())
+        ensure_topics(settings)
+        port = free_port()
+        metrics = f"http://127.0.0.1:{port}/metrics"
+        command = ["stream", "--metrics-port", str(port)]
+        streamer = FlaggerProcess(command, environment_of(settings), out / "stream.log")
+        producer = ReplayProducer(settings)
+        sent = 0
+        try:
+            wait_for_url(metrics, streamer)
+            for run in range(repeats + 1):
+                on_step(f"run {run} of {repeats}" if run else "warm up")
+                rows = table.slice(sent, int(rate_per_s * (MEASURED_S if run else WARM_UP_S)))
+                with DecisionFollower(settings) as follower:
+                    producer.run(rows.to_batches(), Pace(rate_per_s))
+                    sent += rows.num_rows
+                    wait_for_decided(metrics, streamer, sent)
+                    time.sleep(1)  # the last commit reaches the follower
+                if run:
+                    records = follower.records
+                    latencies_ms = records.read_ms - records.timestamp_ms
+                    for point in _POINTS:
+                        value = float(np.percentile(latencies_ms, point))
+                        result.add(f"event to decision p{point}", value, "ms")
+                    result.add("decisions read", len(records), "")
+            streamer.stop()
+        finally:
+            streamer.kill()
+            producer.close()
+    return result
