@@ -2,7 +2,9 @@
 
 One text works in every container from 24.03 to 26.06: `output_class` (needed up to 25.08) stands
 beside `is_classifier` (needed from 25.09), and `threshold` is there because the FIL backend
-demands it of every classifier, though probabilities do not use it.
+demands it of every classifier, though probabilities do not use it. Output has both columns,
+genuine and fraud: up to 25.08 the FIL backend writes two per row into whatever it is given, so that
+with one column a single row would answer 1 - p, and a batch would answer other rows' numbers.
 
 Threads. Both backends take every core by themselves, and several instances of many threads fight
 for them. Here each instance has one thread, and `cpu_instances` says how many there are: over both
@@ -66,7 +68,6 @@ def config_files(n_features: int, *, cpu_instances: int = 1) -> dict[Path, str]:
 
 
 def _fil(n_features: int) -> str:
-    # dims [1] answers [n]: the backend squeezes dimensions of one.
     parameters = {
         "model_type": "xgboost_json",
         "predict_proba": "true",
@@ -94,7 +95,7 @@ name: "{name}"
 backend: "{backend}"
 max_batch_size: {MAX_BATCH_ROWS}
 input [ {{ name: "{INPUT}" data_type: TYPE_FP32 dims: [ {n_features} ] }} ]
-output [ {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ 1 ] }} ]
+output [ {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ 2 ] }} ]
 version_policy {{ all {{ }} }}
 {written}
 dynamic_batching {{

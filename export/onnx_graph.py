@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import xgboost
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
@@ -26,10 +26,10 @@ IR_VERSION = 8
 
 
 def to_onnx(model: NormalisedModel) -> bytes:
-    """Return the serialised graph: input__0 float [n, F] -> output__0 float [n, 1].
+    """Return the serialised graph: input__0 float [n, F] -> output__0 float [n, 2].
 
-    The converter's two outputs (a label, and the probabilities of both classes) become one column,
-    the probability of fraud, so that both entries of the repository answer alike.
+    Of the converter's two outputs the label goes and the probabilities of both classes stay, fraud
+    in the second column, so that both entries of the repository answer alike.
 
     Raises:
         PublishError: The converter does not know something in this model.
@@ -48,7 +48,7 @@ def to_onnx(model: NormalisedModel) -> bytes:
             f"The ONNX converter made {found} where one TreeEnsembleClassifier was expected; "
             f"use the onnxmltools release in uv.lock."
         )
-    graph = _one_column(trees[0], model.n_features)
+    graph = _probabilities(trees[0], model.n_features)
     onnx.checker.check_model(graph)
     serialised: bytes = graph.SerializeToString()
     return serialised
@@ -72,7 +72,7 @@ class OnnxScorer:
     def __call__(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the scores of float32 [n, F] rows, float32 [n]."""
         scores: npt.NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: rows})[0]
-        return scores.reshape(-1)
+        return np.ascontiguousarray(scores[:, 1])
 
 
 def _anonymous(text: str) -> bytes:
@@ -83,17 +83,15 @@ def _anonymous(text: str) -> bytes:
     return json.dumps(document).encode()
 
 
-def _one_column(trees: Any, n_features: int) -> Any:
-    """Return a model of the tree node and a Gather of its second column."""
-    fraud_column = numpy_helper.from_array(np.array([1], dtype=np.int64), "fraud_column")
-    gather = helper.make_node("Gather", [trees.output[1], fraud_column.name], [OUTPUT], axis=1)
+def _probabilities(trees: Any, n_features: int) -> Any:
+    """Return a model of the tree node alone, its probabilities as our output."""
+    trees.output[1] = OUTPUT
     float32 = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
-        [trees, gather],
+        [trees],
         "fraud",
         [helper.make_tensor_value_info(INPUT, float32, [None, n_features])],
-        [helper.make_tensor_value_info(OUTPUT, float32, [None, 1])],
-        [fraud_column],
+        [helper.make_tensor_value_info(OUTPUT, float32, [None, 2])],
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 1)]
     return helper.make_model(

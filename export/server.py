@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from flagger.errors import ModelError, PublishError
 from flagger.models import ENTRIES
-from flagger.triton import ModelName, Scorer, map_error
+from flagger.triton import CHANNEL_OPTIONS, ModelName, Scorer, map_error
 
 __all__ = ["ModelServer"]
 
@@ -33,7 +33,7 @@ class ModelServer:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client = triton.InferenceServerClient(url)
+        self._client = triton.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
         self._scorer = Scorer(url, timeout_ms=_SCORE_TIMEOUT_MS)
 
     def load(self) -> None:

@@ -1,7 +1,8 @@
 """The one seam to Triton: request and answer as arrays, errors mapped to ours.
 
 Shapes are checked before the call, because the client library reports a wrong rank as an index
-error. Answers of shape [n], [n, 1] and [n, 2] are all read as n probabilities of fraud.
+error. Answers of shape [n], [n, 1] and [n, 2] are all read as n probabilities of fraud, which is
+the last column.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 from flagger.errors import ConfigurationError, ModelError, ModelRefusedError, ModelUnavailableError
 
 __all__ = [
+    "CHANNEL_OPTIONS",
     "GATEWAY_PRIORITY",
     "INPUT",
     "OUTPUT",
@@ -32,6 +34,12 @@ __all__ = [
 
 INPUT = "input__0"
 OUTPUT = "output__0"
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    # HTTP_PROXY is for the way out, not for the model server; gRPC would send loopback there too.
+    ("grpc.enable_http_proxy", 0),
+]
 GATEWAY_PRIORITY = 1
 """Payments that wait for an answer go first in Triton's queue."""
 STREAMER_PRIORITY = 2
@@ -90,7 +98,7 @@ def _scores(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
             f"{model.name} version {model.version} answered {OUTPUT} of shape {shape} for {n} "
             f"rows; export the model again."
         )
-    scores = output.reshape(n, -1)[:, -1]
+    scores: npt.NDArray[np.float32] = np.ascontiguousarray(output.reshape(n, -1)[:, -1])
     if not ((scores >= 0.0) & (scores <= 1.0)).all():  # NaN is neither
         raise ModelRefusedError(
             f"{model.name} version {model.version} answered scores outside 0 to 1: not a "
@@ -143,7 +151,7 @@ class Scorer:
 
     def __init__(self, url: str, *, timeout_ms: int) -> None:
         self._timeout_ms = timeout_ms
-        self._client = triton.InferenceServerClient(url)
+        self._client = triton.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
 
     def submit(self, rows: npt.NDArray[np.float32], model: ModelName) -> PendingScores:
         """Send float32 [n, F] rows; returns at once."""
@@ -194,7 +202,7 @@ class AsyncScorer:
     """Scoring on an event loop, for the gateway. Cancelling the call cancels it in the server."""
 
     def __init__(self, url: str) -> None:
-        self._client = triton_aio.InferenceServerClient(url)
+        self._client = triton_aio.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
 
     async def score(
         self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -193,19 +194,36 @@ def load(
     judgements = []
     for run in range(plan.repeats):
         on_step(f"run {run + 1} of {plan.repeats}: {plan.rate_per_s:,.0f} requests/s")
-        before, start_s = target.decided(), time.monotonic()
+        before, start_s, cpu_s = target.decided(), time.monotonic(), _others_cpu_s()
         recording = _run_locust(target.url, plan, run)
-        streamed_per_s = (target.decided() - before) / (time.monotonic() - start_s)
+        elapsed_s = time.monotonic() - start_s
+        streamed_per_s = (target.decided() - before) / elapsed_s
         add_figures(result, recording)
-        share = 1.0
+        share, others_cores = 1.0, 0.0
+        if target.streamer_metrics_url:  # elsewhere the gateway itself would be an other program
+            others_cores = max(_others_cpu_s() - cpu_s, 0.0) / elapsed_s
+            result.add("other programs", others_cores, "cores")
         if plan.stream_rate_per_s:
             result.add("streamer decided", streamed_per_s, "tx/s")
             share = streamed_per_s / plan.stream_rate_per_s
-        judgements.append(judge(recording, streamed_share=share))
+        judgements.append(judge(recording, streamed_share=share, others_cores=others_cores))
     settings["verdicts"] = [j.verdict for j in judgements]
     settings["reasons"] = [reason for j in judgements for reason in j.reasons]
     result.write(plan.out)
     return result, judgements
+
+
+def _others_cpu_s() -> float:
+    """Return the CPU time that this machine has spent on anything but us and our processes."""
+    machine, me = psutil.cpu_times(), psutil.Process()
+    busy_s: float = sum(machine[:3]) + sum(machine[5:8])  # without idle and waiting for disks
+    mine = me.cpu_times()
+    own_s: float = mine.user + mine.system + mine.children_user + mine.children_system
+    for child in me.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = child.cpu_times()
+            own_s += times.user + times.system
+    return busy_s - own_s
 
 
 def _run_locust(url: str, plan: LoadPlan, run: int) -> Recording:

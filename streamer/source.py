@@ -24,6 +24,8 @@ _IDLE_S = 2.0
 _STUCK_S = 15.0
 """Nor does one that gave nothing for so long though its end is further: a producer's transaction
 leaves a mark there that is no message."""
+_FETCH_WAIT_MS = 10
+"""A fetch that waits at the broker knows nothing of partitions that joined it later."""
 _FETCH_BACKOFF_MS = 10
 """librdkafka waits a second by default before it fetches again once its queue was full."""
 
@@ -79,6 +81,7 @@ class TransactionSource:
                 # Eager: cooperative-sticky with manual commits is broken (librdkafka #4059).
                 "partition.assignment.strategy": "range",
                 "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
+                "fetch.wait.max.ms": _FETCH_WAIT_MS,
                 "queued.min.messages": 100_000,
             }
         )

@@ -109,13 +109,17 @@ def test_a_request_with_too_few_columns_fails_alone(
             np.testing.assert_allclose(one.result(20.0), expected, rtol=0, atol=1e-5)
 
 
-def test_fil_squeezes_its_one_column(stack: LocalStack, published: tuple[Path, str]) -> None:
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_both_entries_answer_both_classes(
+    stack: LocalStack, published: tuple[Path, str], entry: str
+) -> None:
     rows = rows_of(3, seed=4)
     tensor = triton.InferInput(INPUT, list(rows.shape), "FP32")
     tensor.set_data_from_numpy(rows)
     with triton.InferenceServerClient(stack.addresses.triton_url) as client:
-        answer = client.infer(FIL_ENTRY, [tensor], model_version=published[1])
-    assert answer.as_numpy(OUTPUT).shape == (3,)
+        answer = client.infer(entry, [tensor], model_version=published[1]).as_numpy(OUTPUT)
+    assert answer.shape == (3, 2)
+    np.testing.assert_allclose(answer.sum(axis=1), 1.0, atol=1e-6)
 
 
 def test_a_second_start_is_quick_keeps_the_topics_and_needs_no_network(

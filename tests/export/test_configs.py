@@ -67,7 +67,7 @@ def test_inputs_outputs_and_names_are_those_of_the_doors() -> None:
         assert config.name == path.parts[0]
         (tensor,), (answer,) = config.input, config.output
         assert (tensor.name, list(tensor.dims)) == ("input__0", [54])
-        assert (answer.name, list(answer.dims)) == ("output__0", [1])
+        assert (answer.name, list(answer.dims)) == ("output__0", [2])
         assert {tensor.data_type, answer.data_type} == {model_config_pb2.TYPE_FP32}
         assert config.max_batch_size == MAX_BATCH_ROWS
         assert config.version_policy.WhichOneof("policy_choice") == "all"

@@ -24,12 +24,12 @@ def dims(tensor: Any) -> list[int | str]:
     return [dim.dim_value or dim.dim_param for dim in tensor.type.tensor_type.shape.dim]
 
 
-def test_the_graph_is_float_rows_in_and_one_float_column_out(model: NormalisedModel) -> None:
+def test_the_graph_is_float_rows_in_and_both_probabilities_out(model: NormalisedModel) -> None:
     graph = onnx.load_from_string(to_onnx(model))
     (tensor,), (answer,) = graph.graph.input, graph.graph.output
     assert (tensor.name, dims(tensor)) == ("input__0", ["", len(FEATURE_NAMES)])
-    assert (answer.name, dims(answer)) == ("output__0", ["", 1])
-    assert [node.op_type for node in graph.graph.node] == ["TreeEnsembleClassifier", "Gather"]
+    assert (answer.name, dims(answer)) == ("output__0", ["", 2])
+    assert [node.op_type for node in graph.graph.node] == ["TreeEnsembleClassifier"]
 
 
 def test_the_graph_is_old_enough_for_every_container(model: NormalisedModel) -> None:

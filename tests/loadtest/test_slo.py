@@ -91,6 +91,15 @@ def test_a_streamer_that_falls_behind_makes_the_run_invalid() -> None:
     assert "only 50%" in judgement.reasons[0]
 
 
+def test_a_busy_machine_excuses_no_pass_but_explains_a_failure() -> None:
+    assert judge(recording([5.0] * 100), others_cores=1.5).verdict == "PASS"
+    assert judge(recording([500.0] * 100), others_cores=0.25).verdict == "FAIL"
+    judgement = judge(recording([500.0] * 100), others_cores=1.5)
+    assert judgement.verdict == "INVALID"
+    assert "Other programs used 1.5 cores" in judgement.reasons[0]
+    assert "p99 is 500.0 ms" in judgement.reasons[1]
+
+
 def test_figures_of_a_run() -> None:
     result = BenchResult(SCENARIO, {})
     add_figures(result, recording([float(i) for i in range(1, 101)]))
