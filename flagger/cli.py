@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "produce": ("streamer.produce_cli:produce", "Send a file's transactions to Kafka."),
     "stream": ("streamer.cli:stream", "Score transactions from Kafka, exactly once."),
     "gateway": ("gateway.cli:gateway", "Serve synchronous scoring over HTTP."),
+    "loadtest": ("loadtest.loadtest_cli:loadtest", "Prove the gateway's latency with Locust."),
     "bench": ("loadtest.bench_cli:bench", "Measure throughput, latency and recovery."),
 }
 
