@@ -102,12 +102,18 @@ class TransactionSource:
         """Return partition -> next offset in the client library's form."""
         return [TopicPartition(self._topic, p, offset) for p, offset in next_offsets.items()]
 
-    def poll(self, max_messages: int, wait_s: float) -> Polled | None:
-        """Wait for a first message, then take what else has arrived, up to `max_messages`."""
+    def poll(self, max_messages: int, wait_s: float, linger_s: float) -> Polled | None:
+        """Wait for a first message, then take more.
+
+        Args:
+            max_messages: Most messages to return.
+            wait_s: How long to wait for the first one.
+            linger_s: How long to wait for more; 0: take what has arrived.
+        """
         first = self._consumer.poll(wait_s)
         if first is None:
             return None
-        messages = [first, *self._consumer.consume(max_messages - 1, 0)]
+        messages = [first, *self._consumer.consume(max_messages - 1, linger_s)]
         good = [m for m in messages if m.error() is None]
         for message in messages:
             if message.error() is not None and message.error().fatal():

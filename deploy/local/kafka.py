@@ -83,6 +83,9 @@ def start_kafka(home: Path, logs: Path) -> tuple[Server, str]:
         java,
         f"-Xmx{_HEAP}",
         "-XX:+UseSerialGC",
+        # A broker that lives for minutes on two cores pays more for the second compiler than the
+        # second compiler gives back.
+        "-XX:TieredStopAtLevel=1",
         f"-Dlog4j2.configurationFile={logging}",
         "-cp",
         os.pathsep.join(map(str, jars)),
