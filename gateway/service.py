@@ -48,9 +48,9 @@ __all__ = ["Reply", "ScoringService"]
 _REPEAT_SHARE = 0.1
 """How long a repeat waits for the first request to finish its write before it writes itself."""
 _REPEAT_POLL_S = 0.004
-MAX_UNCLAIMED = 10_000
-"""Most decisions remembered in the process because Valkey did not take them, the oldest make room:
-ten seconds of outage at 1,000 requests/s, some 10 MB."""
+MAX_RECENT = 10_000
+"""Most decisions remembered in the process, for repeats while Valkey is slow or away; the oldest
+make room: ten seconds at 1,000 requests/s, some 10 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class ScoringService:
         self._backends = backends
         self._clock = clock
         self._count_error = count_error
-        self._unclaimed: dict[int, StoredClaim] = {}
+        self._recent: dict[int, StoredClaim] = {}
 
     async def decide(self, raw: bytes, deadline: Deadline, stopwatch: Stopwatch) -> Reply:
         """Decide one transaction and record the decision.
@@ -97,7 +97,7 @@ class ScoringService:
         request = ScoringRequest.parse(raw, self._clock.now_ms(), deadline, stopwatch)
         seen = await self._read_state(request)
         key = int(request.batch.transaction_key[0])
-        earlier = (seen and seen.stored) or self._unclaimed.get(key)
+        earlier = (seen and seen.stored) or self._recent.get(key)
         if earlier is not None:
             return await self._repeat(request, earlier)
         if seen is None:
@@ -105,19 +105,19 @@ class ScoringService:
         else:
             decision = await self._score(request, seen)
         claim = Claim.of(decision, request.body_hash)
-        if seen is not None:
-            earlier = await self._claim(request, claim)
-            if earlier is not None:
-                return await self._repeat(request, earlier)
+        # Also where the state could not be read: that may have been slow and not away.
+        earlier = await self._claim(request, claim)
+        if earlier is not None:
+            return await self._repeat(request, earlier)
         await self._write(request, decision)
-        if seen is None or not await self._mark_written(request, claim):
-            self._remember(key, claim)
+        self._remember(key, claim)
+        await self._mark_written(request, claim)
         return Reply(Answer.of(decision), is_replay=False)
 
     def _remember(self, key: int, claim: Claim) -> None:
-        if len(self._unclaimed) >= MAX_UNCLAIMED:
-            del self._unclaimed[next(iter(self._unclaimed))]
-        self._unclaimed[key] = StoredClaim(claim, written=True)
+        if len(self._recent) >= MAX_RECENT:
+            del self._recent[next(iter(self._recent))]
+        self._recent[key] = StoredClaim(claim, written=True)
 
     async def _read_state(self, request: ScoringRequest) -> SeenState | None:
         try:
@@ -218,13 +218,11 @@ class ScoringService:
         finally:
             request.stopwatch.lap("log")
 
-    async def _mark_written(self, request: ScoringRequest, claim: Claim) -> bool:
+    async def _mark_written(self, request: ScoringRequest, claim: Claim) -> None:
         try:
             limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
             await self._backends.state.mark_written(request.batch, claim, limit_ms)
         except StateStoreError:  # elsewhere a repeat writes once more and the streamer drops it
             self._count_error("mark_failed")
-            return False
         finally:
             request.stopwatch.lap("mark")
-        return True
