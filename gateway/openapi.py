@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from flagger.wire.limits import MAX_AMOUNT, MAX_CATEGORY_BYTES, MAX_ID_BYTES
-from flagger.wire.messages import Transaction
+from flagger.wire.messages import SCHEMA_VERSION, Transaction
 from gateway.answers import Answer
 from gateway.problems import PROBLEM_MEDIA_TYPE, PROBLEMS, Problem
 
@@ -68,6 +68,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "merchant_category": {"description": "ISO 18245" + _CATEGORY},
     "channel": {"description": "pos, ecom, atm, moto or contactless" + _CATEGORY},
     "country": {"description": "ISO 3166 alpha-2" + _CATEGORY},
+    "schema_version": {
+        "description": "Version of this layout; other versions are refused.",
+        "minimum": SCHEMA_VERSION,
+        "maximum": SCHEMA_VERSION,
+    },
 }
 
 

@@ -15,12 +15,11 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from flagger.errors import StackError
 from flagger.kafka import producer_config
 from flagger.settings import Settings
+from flagger.wire.messages import SCHEMA_VERSION
 from streamer.side_logs import encode_activity
 
 __all__ = ["DecisionSink"]
 
-SCHEMA_VERSION = b"1"
-"""Version of the transaction schema, stated in the headers of dead letters."""
 _TIMEOUT_S = 30.0
 _LINGER_MS = 2
 _RETRY_BACKOFF_MS = 2
@@ -122,7 +121,7 @@ class DecisionSink:
                 "source_topic": topic.encode(),
                 "source_partition": str(place[0]).encode(),
                 "source_offset": str(place[1]).encode(),
-                "schema_version": SCHEMA_VERSION,
+                "schema_version": str(SCHEMA_VERSION).encode(),
             },
         )
 

@@ -22,7 +22,18 @@ from flagger.wire.limits import (
     MIN_EVENT_TIME_MS,
 )
 
-__all__ = ["Decision", "Label", "Transaction", "parse_label", "parse_transaction", "to_epoch_ms"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Decision",
+    "Label",
+    "Transaction",
+    "parse_label",
+    "parse_transaction",
+    "to_epoch_ms",
+]
+
+SCHEMA_VERSION = 1
+"""Version of the transaction's layout that this release reads."""
 
 
 class Decision(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -73,6 +84,7 @@ class Transaction(msgspec.Struct, kw_only=True):
         channel: Optional category: pos, ecom, atm, moto, contactless.
         country: Optional category, ISO 3166 alpha-2.
         decision: Set where the gateway has already decided.
+        schema_version: Version of this layout; absent: `SCHEMA_VERSION`.
     """
 
     transaction_id: str
@@ -85,6 +97,7 @@ class Transaction(msgspec.Struct, kw_only=True):
     channel: str | None = None
     country: str | None = None
     decision: Decision | None = None
+    schema_version: int = SCHEMA_VERSION
 
     @property
     def event_time_ms(self) -> int:
@@ -171,6 +184,11 @@ def _check_time(time_ms: int, field: str, now_ms: int) -> None:
 
 def check_transaction(transaction: Transaction, now_ms: int) -> None:
     """Raise BadMessageError unless every value is in its range; see `limits`."""
+    if transaction.schema_version != SCHEMA_VERSION:
+        raise BadMessageError(
+            f"{transaction.schema_version} is not known; this release reads {SCHEMA_VERSION}",
+            field="schema_version",
+        )
     for field in ("transaction_id", "customer_id", "terminal_id"):
         _check_text(getattr(transaction, field), field, MAX_ID_BYTES, required=True)
     for field in ("currency", "merchant_category", "channel", "country"):

@@ -32,10 +32,11 @@ _FIELDS = (
     b"channel",
     b"country",
     b"decision",
+    b"schema_version",
 )
 _NAMES = np.frombuffer(b"".join(_FIELDS), dtype=np.uint8).copy()
 _NAME_STARTS = np.cumsum([0] + [len(f) for f in _FIELDS]).astype(np.int64)
-_AMOUNT, _EVENT_TIME, _FIRST_CATEGORY, _DECISION, _UNKNOWN = 3, 4, 5, 9, 10
+_AMOUNT, _EVENT_TIME, _FIRST_CATEGORY, _DECISION, _VERSION, _UNKNOWN = 3, 4, 5, 9, 10, 11
 _REQUIRED = 0b11111
 _POWERS_OF_TEN = np.array([10.0**i for i in range(23)])
 
@@ -136,7 +137,7 @@ def _scan_string(
     """Read the string that opens at `i` into its key; return the place after it, or -1."""
     close = _string_end(data, i + 1, end)
     size = close - i - 1
-    if close < 0 or field in (_AMOUNT, _EVENT_TIME, _DECISION):
+    if close < 0 or field in (_AMOUNT, _EVENT_TIME, _DECISION, _VERSION):
         return -1
     if field < _AMOUNT:
         if size == 0 or size > MAX_ID_BYTES:

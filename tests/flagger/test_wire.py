@@ -84,6 +84,8 @@ def test_rfc_3339_and_epoch_milliseconds_are_the_same_moment() -> None:
         (message(event_time="2023-11-14T22:13:20"), "event_time", "with a zone"),
         (message(event_time=True), "event_time", "Expected"),
         (message(channel="x" * 65), "channel", "65 bytes"),
+        (message(schema_version=2), "schema_version", "2 is not known; this release reads 1"),
+        (message(schema_version="1"), "schema_version", "Expected `int`"),
         (message(padding="x" * 1_000_000), None, "the limit is 65,536"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "amount"}).encode(), None, "`amount`"),
     ],
@@ -131,7 +133,9 @@ values = st.one_of(
     st.just("2024-02-29T01:02:03.456Z"),
     st.lists(st.integers(), max_size=2),
 )
-names = st.sampled_from([*GOOD, "currency", "merchant_category", "note", "decision"])
+names = st.sampled_from(
+    [*GOOD, "currency", "merchant_category", "note", "decision", "schema_version"]
+)
 
 
 @settings(max_examples=400, deadline=None, print_blob=True)

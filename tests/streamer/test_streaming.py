@@ -173,6 +173,7 @@ def test_every_message_has_one_outcome(world: World, small_training: Path) -> No
         message(0, amount="12"),
         message(0, event_time="yesterday"),
         message(0, customer_id=None),
+        message(0, schema_version=7),
         json.dumps({"transaction_id": "x"}).encode(),
         message(0, note="x" * 1_000_000),
         b"\xff\xfe" * 50,
