@@ -25,7 +25,7 @@ from flagger.kafka import producer_config
 from flagger.settings import Settings
 from flagger.state.records import TERMINAL_BUCKET_MS
 
-__all__ = ["Pace", "ReplayProducer", "encode_transactions"]
+__all__ = ["Pace", "ReplayProducer", "encode_transactions", "slices"]
 
 CHUNK_ROWS = 8_192
 """Most transactions of a chunk."""
@@ -138,7 +138,7 @@ class ReplayProducer:
         start_s = time.monotonic()
         first_ms: int | None = None
         handed = before_last = 0
-        for rows in _slices(chunks, pace):
+        for rows in slices(chunks, pace):
             if first_ms is None:
                 first_ms = pc.cast(rows["event_time"][0], pa.int64()).as_py()
             if pace.per_s is not None:
@@ -208,7 +208,8 @@ class ReplayProducer:
             self._failure = self._failure or error
 
 
-def _slices(chunks: Iterable[pa.RecordBatch], pace: Pace) -> Iterator[pa.RecordBatch]:
+def slices(chunks: Iterable[pa.RecordBatch], pace: Pace) -> Iterator[pa.RecordBatch]:
+    """Cut the chunks into what is sent at once: at most `CHUNK_ROWS` rows and `CHUNK_MS`."""
     size = CHUNK_ROWS
     if pace.per_s is not None:
         size = max(1, min(CHUNK_ROWS, int(pace.per_s * _SLICE_S)))
