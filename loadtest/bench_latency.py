@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.settings import Settings
 from loadtest.bench_result import BenchResult
-from loadtest.demo import free_port
 from loadtest.observe import DecisionFollower, wait_for_decided
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from streamer.produce import Pace, ReplayProducer
@@ -53,7 +53,7 @@ def bench_latency(
     with LocalStack(out / "stack", model_repository=repository, fresh=True) as stack:
         settings = stack.settings(Settings())
         ensure_topics(settings)
-        port = free_port()
+        (port,) = free_ports(1)
         metrics = f"http://127.0.0.1:{port}/metrics"
         command = ["stream", "--metrics-port", str(port)]
         streamer = FlaggerProcess(command, environment_of(settings), out / "stream.log")

@@ -16,6 +16,7 @@ import psutil
 import pyarrow as pa
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.errors import StackError
 from flagger.features import FEATURE_NAMES
@@ -24,7 +25,6 @@ from flagger.models import live_version
 from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
 from loadtest.bench_result import BenchResult
-from loadtest.demo import free_port
 from loadtest.observe import metric_values, wait_for_decided
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.topic_reader import read_topic
@@ -139,7 +139,7 @@ def _cpu_s(pid: int) -> float:
 
 
 def _stream_once(base: Settings, run: int, n: int, out: Path, result: BenchResult) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     metrics = f"http://127.0.0.1:{port}/metrics"
     settings = base.model_copy(
         update={

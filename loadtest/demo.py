@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from export.publish import export_model
 from flagger.errors import StackError
@@ -34,7 +34,7 @@ from train.pipeline import TrainingPlan, TrainingResult, train_model
 from train.simulate import SimulationConfig, simulate
 from train.sources import ColumnMap, read_sorted
 
-__all__ = ["DemoPlan", "DemoResult", "free_port", "run_demo"]
+__all__ = ["DemoPlan", "DemoResult", "run_demo"]
 
 GATEWAY_REQUESTS = 200
 _PRODUCE_TIMEOUT_S = 900.0
@@ -97,36 +97,6 @@ def _step(result: DemoResult, on_step: Callable[[str], None], name: str) -> Iter
     result.seconds[name] = time.monotonic() - start_s
 
 
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class _Background:
-    """Runs a function in a thread; `result` hands its result or its error over."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._outcome: tuple[Any, BaseException | None] = (None, None)
-        self._work = work
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._outcome = (self._work(), None)
-        except BaseException as error:
-            self._outcome = (None, error)
-
-    def result(self) -> Any:
-        self._thread.join()
-        value, error = self._outcome
-        if error is not None:
-            raise error
-        return value
-
-
 def _prepare(plan: DemoPlan) -> tuple[Path, pa.Table, pa.Table, pa.Table]:
     """Return the data file, and the table's parts: history, live, for the gateway."""
     data = plan.data
@@ -173,7 +143,7 @@ def run_demo(plan: DemoPlan, on_step: Callable[[str], None]) -> DemoResult:
     with ExitStack() as stack:
         local = LocalStack(plan.out / "stack", model_repository=repository, fresh=True)
         stack.callback(local.stop)
-        starting = _Background(local.start)
+        starting = stack.enter_context(ThreadPoolExecutor(1)).submit(local.start)
         with _step(result, on_step, "data"):
             data, history, live, asked = _prepare(plan)
         with _step(result, on_step, "start Kafka, Triton and Valkey"):
@@ -207,7 +177,7 @@ def _stream(
     history, live, asked = parts
     ensure_topics(settings)
     environment = environment_of(settings)
-    metrics_port, port = free_port(), free_port()
+    metrics_port, port = free_ports(2)
     metrics = f"http://127.0.0.1:{metrics_port}/metrics"
     bodies = encode_transactions(asked.combine_chunks().to_batches()[0])
 

@@ -23,12 +23,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.errors import StackError
 from flagger.models import live_version, load_version
 from flagger.settings import Settings
 from loadtest.bench_result import BenchResult
-from loadtest.demo import free_port
 from loadtest.observe import metric_values
 from loadtest.payments import CUSTOMERS, TERMINALS
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
@@ -126,7 +126,7 @@ def started(
             return process
 
         on_step("start streamer and gateway")
-        port, metrics_port = free_port(), free_port()
+        port, metrics_port = free_ports(2)
         target = Target(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics")
         streamer = start("stream", "--metrics-port", str(metrics_port))
         gateway = start("gateway", "--port", str(port))

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.errors import ConfigurationError
 from loadtest import open_loop
-from loadtest.demo import free_port
 from loadtest.loadtest_cli import loadtest
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.recording import Recording
@@ -111,7 +111,7 @@ def test_locust_asks_at_the_rate_and_the_result_is_written(fake_url: str, tmp_pa
 
 
 def test_an_unreachable_gateway_fails_the_run(tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
     result = CliRunner().invoke(loadtest, [*SHORT, "--out", str(tmp_path), "--url", url])
     assert result.exit_code == 1
     assert "60 of 60 requests failed: no answer" in " ".join(result.output.split())
@@ -134,7 +134,7 @@ def test_the_real_gateway_answers_every_request(
     topic = f"transactions-{uuid.uuid4().hex}"
     settings = stack.settings().model_copy(update={"transactions_topic": topic})
     ensure_topics(settings)
-    port = free_port()
+    (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     gateway = FlaggerProcess(
         ["gateway", "--port", str(port)],
