@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export.cli:export", "Export a trained model to the Triton model repository."),
     "produce": ("streamer.produce_cli:produce", "Send a file's transactions to Kafka."),
     "stream": ("streamer.cli:stream", "Score transactions from Kafka, exactly once."),
+    "dead-letters": (
+        "streamer.dead_letters_cli:dead_letters",
+        "List, show and send again what could not be decided.",
+    ),
     "gateway": ("gateway.cli:gateway", "Serve synchronous scoring over HTTP."),
     "loadtest": ("loadtest.loadtest_cli:loadtest", "Prove the gateway's latency with Locust."),
     "bench": ("loadtest.bench_cli:bench", "Measure throughput, latency and recovery."),

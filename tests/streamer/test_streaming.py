@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from deploy.local.stack import LocalStack
 from export.publish import export_model
 from flagger.errors import ConfigurationError
 from flagger.features.hashing import key_of
-from flagger.kafka import client_config, producer_config
+from flagger.kafka import producer_config
 from flagger.models import ModelVersion, live_version, load_version
 from flagger.settings import Settings
 from flagger.state.store import StateStore
@@ -29,6 +29,7 @@ from flagger.wire.messages import Decision
 from loadtest.offline import Verdict, compare, replay_log
 from loadtest.processes import FlaggerProcess, environment_of
 from loadtest.topic_reader import read_topic
+from streamer.dead_letters import read_dead_letters, send_again
 from streamer.live_model import FOLLOW_INTERVAL_S
 from streamer.metrics import StreamerMetrics
 from streamer.pipeline import Pipeline
@@ -188,9 +189,10 @@ def test_every_message_has_one_outcome(world: World, small_training: Path) -> No
     assert found.decided == len(good)
     assert metrics.duplicates._value.get() == len(repeats)
 
-    letters = read_letters(world.settings)
-    assert sorted(value for value, _ in letters) == sorted(value or b"" for value in bad)
-    for value, headers in letters:
+    letters = list(read_dead_letters(world.settings))
+    assert sorted(letter.value for letter in letters) == sorted(value or b"" for value in bad)
+    for letter in letters:
+        headers = letter.headers
         assert headers["source_topic"] == world.settings.transactions_topic
         assert headers["error_class"] == "BadMessageError"
         assert headers["schema_version"] == "1"
@@ -198,23 +200,10 @@ def test_every_message_has_one_outcome(world: World, small_training: Path) -> No
         where = (log.partition == int(headers["source_partition"])) & (
             log.offset == int(headers["source_offset"])
         )
-        assert log.values[int(np.flatnonzero(where)[0])] == value
-    reasons = {headers["reason"] for _, headers in letters}
+        assert log.values[int(np.flatnonzero(where)[0])] == letter.value
+    reasons = {letter.headers["reason"] for letter in letters}
     assert any("amount: -1 is not between 0 and" in reason for reason in reasons)
     assert any("the limit is 65,536" in reason for reason in reasons)
-
-
-def read_letters(settings: Settings) -> list[tuple[bytes, dict[str, str]]]:
-    consumer = Consumer(client_config(settings) | {"group.id": "letters"})
-    count = len(read_topic(settings, settings.dead_letter_topic))
-    consumer.assign([TopicPartition(settings.dead_letter_topic, 0, 0)])
-    letters: list[tuple[bytes, dict[str, str]]] = []
-    while len(letters) < count:
-        for found in consumer.consume(count, 1.0):
-            headers = {k: v.decode() for k, v in found.headers()}
-            letters.append((found.value() or b"", headers))
-    consumer.close()
-    return letters
 
 
 def test_a_kill_loses_nothing_and_decides_nothing_twice(world: World, small_training: Path) -> None:
@@ -326,6 +315,18 @@ def test_a_bad_label_becomes_a_dead_letter(world: World) -> None:
     producer.close()
     send(world.settings, [message(1)])
     world.run_until(lambda: len(read_topic(world.settings, world.settings.dead_letter_topic)) == 1)
-    [(value, headers)] = read_letters(world.settings)
-    assert value == b'{"is_fraud": 1}'
-    assert headers["source_topic"] == world.settings.labels_topic
+    (letter,) = read_dead_letters(world.settings)
+    assert letter.value == b'{"is_fraud": 1}'
+    assert letter.headers["source_topic"] == world.settings.labels_topic
+
+
+def test_a_dead_letter_can_be_sent_again_once_its_cause_is_gone(world: World) -> None:
+    early = message(1, event_time=int(time.time() * 1000) + 86_400_000 + 6_000)  # a day and 6 s
+    send(world.settings, [early, message(2)])
+    world.run_until(lambda: len(world.decisions()) == 1)
+    (letter,) = read_dead_letters(world.settings)
+    assert "more than a day in the future" in letter.headers["reason"]
+    time.sleep(6)
+    assert send_again(world.settings, [letter]) == 1
+    world.run_until(lambda: len(world.decisions()) == 2)
+    assert [decision.transaction_id for decision in world.decisions()].count("t1") == 1

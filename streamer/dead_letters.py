@@ -1,0 +1,129 @@
+"""What could not be decided: look at it, and send it again once the cause is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+from flagger.errors import DataError, StackError
+from flagger.kafka import client_config, producer_config
+from flagger.settings import Settings
+
+__all__ = ["DeadLetter", "find_dead_letters", "read_dead_letters", "send_again"]
+
+_WAIT_S = 10.0
+_FLUSH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message of the dead-letter topic.
+
+    Attributes:
+        offset: Its offset there; the number by which the commands name it.
+        at: When it was written.
+        value: The original bytes.
+        headers: reason, error_class, source_topic, source_partition, source_offset,
+            schema_version.
+    """
+
+    offset: int
+    at: datetime
+    value: bytes
+    headers: dict[str, str]
+
+    @classmethod
+    def of(cls, message: Message) -> DeadLetter:
+        """Read a message."""
+        headers = {name: value.decode(errors="replace") for name, value in message.headers() or ()}
+        at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+        return cls(message.offset(), at, message.value() or b"", headers)
+
+
+def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
+    """Yield everything that is in the dead-letter topic, oldest first.
+
+    Raises:
+        StackError: The broker did not answer.
+    """
+    consumer = Consumer(
+        client_config(settings)
+        | {
+            "group.id": "flagger-dead-letters",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        consumer.assign([TopicPartition(settings.dead_letter_topic, 0, OFFSET_BEGINNING)])
+        while True:
+            message = consumer.poll(_WAIT_S)
+            if message is None:
+                raise StackError(
+                    f"Kafka sent nothing of {settings.dead_letter_topic} for {_WAIT_S:.0f} s."
+                )
+            error = message.error()
+            if error is None:
+                yield DeadLetter.of(message)
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name
+                return
+            else:
+                raise StackError(f"{settings.dead_letter_topic} cannot be read: {error}.")
+    finally:
+        consumer.close()
+
+
+def find_dead_letters(settings: Settings, offsets: Iterable[int]) -> list[DeadLetter]:
+    """Return the dead letters with these offsets, in their order in the topic.
+
+    Raises:
+        DataError: One is not there.
+    """
+    wanted = set(offsets)
+    found = [letter for letter in read_dead_letters(settings) if letter.offset in wanted]
+    missing = wanted - {letter.offset for letter in found}
+    if missing:
+        raise DataError(
+            file=settings.dead_letter_topic,
+            problem=f"has no message at offset {', '.join(map(str, sorted(missing)))}",
+            remedy="`flagger dead-letters list` shows what is there",
+        )
+    return found
+
+
+def send_again(settings: Settings, letters: Iterable[DeadLetter]) -> int:
+    """Send the original bytes to the partition they came from; return how many.
+
+    Sending one twice does no harm: a transaction id that was decided is recognised.
+
+    Raises:
+        StackError: The broker did not take all.
+    """
+    producer = Producer(producer_config(settings))
+    failures: list[KafkaError] = []
+    count = 0
+    for letter in letters:
+        producer.produce(
+            letter.headers["source_topic"],
+            letter.value,
+            partition=int(letter.headers["source_partition"]),
+            on_delivery=lambda error, _: failures.append(error) if error else None,
+        )
+        count += 1
+    left = producer.flush(_FLUSH_S)
+    producer.close()
+    if left or failures:
+        why = f", first error: {failures[0]}" if failures else ""
+        raise StackError(f"Kafka took {count - left - len(failures)} of {count} messages{why}.")
+    return count

@@ -1,0 +1,60 @@
+"""`flagger dead-letters`: list, show and send again what could not be decided."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from flagger.addresses import resolve_settings
+from streamer.dead_letters import find_dead_letters, read_dead_letters, send_again
+
+__all__ = ["dead_letters"]
+
+
+@click.group("dead-letters")
+def dead_letters() -> None:
+    """Look at what could not be decided, and send it again once the cause is gone."""
+
+
+@dead_letters.command("list")
+@click.option("--last", default=50, show_default=True, type=click.IntRange(min=1))
+def list_(last: int) -> None:
+    """List the newest dead letters with their reasons; contents are not shown."""
+    found = deque(read_dead_letters(resolve_settings()), maxlen=last)
+    table = Table(title=f"the last {len(found)} dead letters", title_justify="left")
+    for column in ("offset", "written", "from", "reason"):
+        table.add_column(column, justify="right" if column == "offset" else "left")
+    for letter in found:
+        h = letter.headers
+        source = f"{h['source_topic']} {h['source_partition']}/{h['source_offset']}"
+        written = letter.at.isoformat(sep=" ", timespec="seconds")
+        table.add_row(str(letter.offset), written, source, h["reason"][:200])
+    Console().print(table)
+
+
+@dead_letters.command()
+@click.argument("offset", type=click.IntRange(min=0))
+def show(offset: int) -> None:
+    """Show one dead letter whole. It may hold a customer's data."""
+    (letter,) = find_dead_letters(resolve_settings(), [offset])
+    for name, value in letter.headers.items():
+        click.echo(f"{name}: {value}")
+    click.echo(f"bytes: {len(letter.value)}")
+    click.echo(letter.value)
+
+
+@dead_letters.command()
+@click.argument("offsets", nargs=-1, type=click.IntRange(min=0))
+@click.option("--all", "everything", is_flag=True, help="All that are there.")
+def replay(offsets: tuple[int, ...], everything: bool) -> None:
+    """Send dead letters again to where they came from; those still bad come back."""
+    if bool(offsets) == everything:
+        raise click.UsageError("Give offsets, or --all.")
+    settings = resolve_settings()
+    letters = (
+        list(read_dead_letters(settings)) if everything else find_dead_letters(settings, offsets)
+    )
+    click.echo(f"sent again: {send_again(settings, letters)}")
