@@ -25,8 +25,10 @@ def list_(last: int) -> None:
     """List the newest dead letters with their reasons; contents are not shown."""
     found = deque(read_dead_letters(resolve_settings()), maxlen=last)
     table = Table(title=f"the last {len(found)} dead letters", title_justify="left")
-    for column in ("offset", "written", "from", "reason"):
-        table.add_column(column, justify="right" if column == "offset" else "left")
+    table.add_column("offset", justify="right", no_wrap=True)
+    table.add_column("written", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    table.add_column("reason", overflow="fold")
     for letter in found:
         h = letter.headers
         source = f"{h['source_topic']} {h['source_partition']}/{h['source_offset']}"
