@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "gateway": ("gateway.cli:gateway", "Serve synchronous scoring over HTTP."),
     "loadtest": ("loadtest.loadtest_cli:loadtest", "Prove the gateway's latency with Locust."),
-    "bench": ("loadtest.bench_cli:bench", "Measure throughput, latency and recovery."),
+    "bench": ("loadtest.bench_cli:bench", "Measure throughput, latency and features."),
 }
 
 
