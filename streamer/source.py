@@ -89,11 +89,6 @@ class TransactionSource:
             [self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lost
         )
 
-    @property
-    def partitions(self) -> frozenset[int]:
-        """The partitions that are ours now."""
-        return frozenset(self._next)
-
     def group_metadata(self) -> Any:
         """Return what fences an old member's transactions."""
         return self._consumer.consumer_group_metadata()

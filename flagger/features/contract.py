@@ -9,7 +9,7 @@ from typing import Self
 
 from flagger.errors import ConfigurationError, ContractMismatchError
 from flagger.features.batch import CATEGORY_FIELDS
-from flagger.features.catalogue import CATALOGUE, FEATURE_NAMES, catalogue_hash
+from flagger.features.catalogue import FEATURE_NAMES, catalogue_hash
 
 __all__ = ["MAX_VOCABULARY", "FeatureContract"]
 
@@ -55,11 +55,6 @@ class FeatureContract:
     def label_delay_ms(self) -> int:
         """The label delay in milliseconds."""
         return self.label_delay_days * 86_400_000
-
-    @property
-    def categorical(self) -> tuple[str, ...]:
-        """Names of the columns that hold category codes."""
-        return tuple(feature.name for feature in CATALOGUE if feature.is_categorical)
 
     def require_current(self, source: str) -> None:
         """Raise ContractMismatchError unless this code computes exactly these columns."""

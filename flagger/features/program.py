@@ -17,7 +17,6 @@ __all__ = ["CUSTOMER_WINDOWS", "TERMINAL_WINDOW_DAYS", "Op", "Program", "compile
 
 CUSTOMER_WINDOWS = ("1h", "24h", "7d", "14d", "30d", "profile")
 TERMINAL_WINDOW_DAYS = (1, 7, 30)
-TERMINAL_VALUE = len(CATEGORY_FIELDS)
 
 
 class Op(IntEnum):
