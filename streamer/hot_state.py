@@ -80,6 +80,10 @@ class HotState:
                     f"(FLAGGER_CONSUMER_GROUP)."
                 )
         self._writes_terminals = _TERMINAL_WRITER_PARTITION in committed
+        if self._writes_terminals:
+            # Some may have changed while others wrote them, or nobody did: the marks that follow
+            # would claim that they are stored.
+            self.engine.terminals.mark_all_dirty()
         return {p: Assignment(marks.get(str(p), 0), offset) for p, offset in committed.items()}
 
     def load(self, customer_keys: npt.NDArray[np.uint64]) -> None:

@@ -53,11 +53,6 @@ class Feature:
         entity = "" if self.entity == "transaction" else self.entity
         return "_".join(part for part in (entity, self.value, self.aggregate, self.window) if part)
 
-    @property
-    def is_categorical(self) -> bool:
-        """True if the column holds whole-number codes of a vocabulary."""
-        return self.aggregate == "code"
-
 
 def _declare() -> tuple[Feature, ...]:
     features = [

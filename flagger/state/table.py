@@ -145,6 +145,10 @@ class EntityTable:
         self.dirty[rows] = 0
         return self.records[rows]
 
+    def mark_all_dirty(self) -> None:
+        """Have `take_dirty` return every record, also those taken before."""
+        self.dirty[: self._count] = 1
+
     def _reserve(self, extra: int) -> None:
         needed = self._count + extra
         if needed > len(self.records):
