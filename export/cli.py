@@ -11,7 +11,7 @@ from export.parity import DEFAULT_ROWS
 from flagger.addresses import STACK_FILE, fill_addresses
 from flagger.settings import Settings, load_settings
 
-__all__ = ["export"]
+__all__ = ["export", "running_triton"]
 
 
 _EXAMPLES = """\b
@@ -59,9 +59,15 @@ Examples:
     default=1,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Executions per model entry at the same time, one thread each; two entries share the "
+    help="Executions per scoring entry at the same time, one thread each; two entries share the "
     "server's cores.",
 )
+@click.option(
+    "--candidate",
+    is_flag=True,
+    help="Leave the live version; `flagger models publish` makes this one live.",
+)
+@click.option("--why", default="", metavar="TEXT", help="The reason, for the audit.")
 @click.option("--roll-back", is_flag=True, help="Make the version live that was live before.")
 def export(
     training_dir: Path | None,
@@ -70,11 +76,13 @@ def export(
     keep: int,
     parity_rows: int,
     cpu_instances: int,
+    candidate: bool,
+    why: str,
     roll_back: bool,
 ) -> None:
     """Publish the model in TRAINING_DIR (output of `flagger train`) and make it live.
 
-    It is written for Triton's FIL and ONNX Runtime backends, and refused unless both agree with
+    It is written for Triton's FIL and ONNX Runtime backends, and refused unless they agree with
     the trained model. The streamer and the gateway follow without a restart.
     """
     settings = load_settings()
@@ -82,20 +90,22 @@ def export(
     if roll_back == (training_dir is not None):
         raise click.UsageError("Give either TRAINING_DIR or --roll-back.")
     if training_dir is None:
-        click.echo(f"version {publish.roll_back(repository)} is live again")
+        click.echo(f"version {publish.roll_back(repository, why=why)} is live again")
         return
     publish.export_model(
         training_dir,
         repository,
-        triton_url=triton_url or _running_triton(settings, repository),
+        triton_url=triton_url or running_triton(settings, repository),
         keep=keep,
         n_parity_rows=parity_rows,
         cpu_instances=cpu_instances,
+        make_live=not candidate,
+        why=why,
         progress=click.echo,
     )
 
 
-def _running_triton(settings: Settings, repository: Path) -> str | None:
+def running_triton(settings: Settings, repository: Path) -> str | None:
     """Return the address in the settings, or of an embedded stack that serves this repository."""
     serves_this = repository.resolve() == settings.model_repository.resolve()
     if serves_this and STACK_FILE.exists():

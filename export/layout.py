@@ -19,7 +19,6 @@ from flagger.features import FeatureContract
 from flagger.models import (
     ENTRIES,
     FIL_ENTRY,
-    ONNX_ENTRY,
     file_sha256,
     list_versions,
     version_folder,
@@ -30,7 +29,7 @@ __all__ = ["next_version", "place", "remove", "require_same_columns", "write_con
 
 
 def next_version(repository: Path) -> str:
-    """Return the number after the highest that either entry has, whole or not."""
+    """Return the number after the highest that any entry has, whole or not."""
     folders = [folder for entry in ENTRIES for folder in (repository / entry).glob("*")]
     return str(max((int(f.name) for f in folders if f.name.isdecimal()), default=0) + 1)
 
@@ -80,7 +79,8 @@ def place(
                 checksums[f"{entry}/{version}/{name}"] = file_sha256(staged[entry] / name)
         manifest = json.dumps({**facts, "artefacts": checksums}, indent=2) + "\n"
         (staged[FIL_ENTRY] / "manifest.json").write_text(manifest, encoding="utf-8")
-        for entry in (ONNX_ENTRY, FIL_ENTRY):  # last the manifest: from then on the version exists
+        # The manifest's entry last: from then on the version exists.
+        for entry in sorted(contents, key=lambda name: name == FIL_ENTRY):
             folder = version_folder(repository, version, entry)
             staged[entry].rename(folder)
             placed.append(folder)
@@ -97,7 +97,7 @@ def place(
 
 
 def remove(repository: Path, version: str) -> None:
-    """Take a version away from both entries; the manifest's folder first."""
+    """Take a version away from all entries; the manifest's folder first."""
     for entry in ENTRIES:
         shutil.rmtree(version_folder(repository, version, entry), ignore_errors=True)
 

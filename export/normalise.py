@@ -22,7 +22,7 @@ import xgboost
 
 from flagger.errors import PublishError
 
-__all__ = ["NormalisedModel", "normalise", "scores_of"]
+__all__ = ["NormalisedModel", "margins_of", "normalise", "scores_of"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,15 @@ def scores_of(booster: Any, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
         xgboost.DMatrix(rows, missing=np.nan, feature_names=booster.feature_names)
     )
     return scores
+
+
+def margins_of(booster: Any, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the raw margins (log-odds) of float32 [n, F] rows, float32 [n]."""
+    margins: npt.NDArray[np.float32] = booster.predict(
+        xgboost.DMatrix(rows, missing=np.nan, feature_names=booster.feature_names),
+        output_margin=True,
+    )
+    return margins
 
 
 def _document(booster: Any) -> dict[str, Any]:

@@ -18,10 +18,23 @@ import numpy.typing as npt
 from export.normalise import NormalisedModel
 from flagger.errors import PublishError
 
-__all__ = ["DEFAULT_ROWS", "TOLERANCE", "Scoring", "boundary_rows", "compare", "parity_rows"]
+__all__ = [
+    "DEFAULT_ROWS",
+    "SUM_TOLERANCE",
+    "TOLERANCE",
+    "Scoring",
+    "boundary_rows",
+    "compare",
+    "compare_sums",
+    "parity_rows",
+    "thresholds_of",
+]
 
 TOLERANCE = 1e-5
 """Largest difference between two probabilities of the same row; rounding alone makes some 1e-6."""
+
+SUM_TOLERANCE = 1e-4
+"""Largest difference between a row's raw margin and the sum of its contributions."""
 
 DEFAULT_ROWS = 10_000
 
@@ -54,7 +67,7 @@ def boundary_rows(model: NormalisedModel, n_rows: int, seed: int = 7) -> npt.NDA
     """
     random = np.random.default_rng(seed)
     rows = np.empty((n_rows, model.n_features), dtype=np.float32)
-    for column, thresholds in enumerate(_thresholds(model)):
+    for column, thresholds in enumerate(thresholds_of(model)):
         around = [thresholds, np.nextafter(thresholds, -np.inf), np.nextafter(thresholds, np.inf)]
         values = np.concatenate([*around, _SPECIAL]).astype(np.float32)
         # A quarter special values, however many thresholds the column has.
@@ -107,7 +120,38 @@ def compare(
     }
 
 
-def _thresholds(model: NormalisedModel) -> list[npt.NDArray[np.float32]]:
+def compare_sums(
+    name: str,
+    margins: npt.NDArray[np.float32],
+    contributions: npt.NDArray[np.float32],
+) -> dict[str, Any]:
+    """Return how far the sums of contributions are from the booster's margins.
+
+    Args:
+        name: Who answered, for the error's text.
+        margins: The booster's raw margins (log-odds), float32 [n].
+        contributions: Of each feature and the bias, float32 [n, F + 1].
+
+    Raises:
+        PublishError: A sum differs by more than SUM_TOLERANCE.
+    """
+    sums = contributions.astype(np.float64).sum(axis=1)
+    difference = np.abs(sums - margins)
+    difference[~np.isfinite(sums)] = np.inf
+    worst = int(difference.argmax())
+    if difference[worst] > SUM_TOLERANCE:
+        raise PublishError(
+            f"{name} explains another model: the contributions of row {worst} add up to "
+            f"{sums[worst]:.6f}, its raw margin is {margins[worst]:.6f}. Nothing was published."
+        )
+    return {
+        "rows": len(margins),
+        "max_abs_difference": float(difference[worst]),
+        "tolerance": SUM_TOLERANCE,
+    }
+
+
+def thresholds_of(model: NormalisedModel) -> list[npt.NDArray[np.float32]]:
     """Return the distinct split thresholds of each column, float32."""
     trees = json.loads(model.text)["learner"]["gradient_booster"]["model"]["trees"]
     columns, values = [], []

@@ -19,16 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
+from export.codes import require_known_codes
 from export.configs import config_files
 from export.layout import next_version, place, remove, require_same_columns, write_configs
-from export.normalise import NormalisedModel, normalise, scores_of
+from export.normalise import NormalisedModel, margins_of, normalise, scores_of
 from export.onnx_graph import OnnxScorer, to_onnx
-from export.parity import DEFAULT_ROWS, compare, parity_rows
+from export.parity import DEFAULT_ROWS, compare, compare_sums, parity_rows
+from export.revision import git_revision
 from export.server import ModelServer
-from export.training import read_training
+from export.training import SAMPLE_FILE, read_training
 from flagger.errors import ConfigurationError, FlaggerError
 from flagger.models import (
-    ENTRIES,
+    EXPLAIN_ENTRY,
     FIL_ENTRY,
     ONNX_ENTRY,
     list_versions,
@@ -37,11 +39,15 @@ from flagger.models import (
     previous_versions,
     set_live_version,
 )
+from flagger.pointer import POINTER_FILE
 
-__all__ = ["DEFAULT_KEEP", "export_model", "roll_back"]
+__all__ = ["DEFAULT_KEEP", "export_model", "publish_version", "roll_back"]
 
 DEFAULT_KEEP = 5
 """Newest versions that stay on disk and in Triton's memory."""
+
+_EXPLAINED_ROWS = 500
+"""Rows whose explanations must add up in a running Triton: about half a second."""
 
 Progress = Callable[[str], None]
 
@@ -55,6 +61,7 @@ class _Candidate:
     n_features: int
     rows: npt.NDArray[np.float32]
     expected: npt.NDArray[np.float32]
+    margins: npt.NDArray[np.float32]
 
 
 def export_model(
@@ -65,6 +72,8 @@ def export_model(
     keep: int = DEFAULT_KEEP,
     n_parity_rows: int = DEFAULT_ROWS,
     cpu_instances: int = 1,
+    make_live: bool = True,
+    why: str = "",
     progress: Progress = lambda _: None,
 ) -> str:
     """Publish a trained model as a new version, make it the live one, and return its number.
@@ -77,7 +86,10 @@ def export_model(
         keep: Newest versions that stay; older ones are removed, save the live one and the one
             that was live before it.
         n_parity_rows: Rows of the parity proof.
-        cpu_instances: Executions that each entry may run at once, one thread each.
+        cpu_instances: Executions that each scoring entry may run at once, one thread each.
+        make_live: False: the version stands beside the live one as a candidate, until
+            `publish_version`.
+        why: The reason, for the audit.
         progress: Called with one sentence per finished step.
 
     Raises:
@@ -98,9 +110,11 @@ def export_model(
         if server:
             _prove_served(server, version, candidate, progress)
         load_version(repository, version)
-        on_failure.pop_all()  # from here on: a version without a pointer is harmless, not so
-        set_live_version(repository, version)  # a pointer without its version
-        progress(f"version {version} is live")
+        # From here on: a version without a pointer is harmless, a pointer without one is not.
+        on_failure.pop_all()
+        if make_live:
+            set_live_version(repository, version, why=why)
+        progress(f"version {version} is {'live' if make_live else 'a candidate'}")
         if not server:
             progress("no Triton was told: one that runs on this repository must be restarted")
         if (old := _prune(repository, keep)) and server:
@@ -109,11 +123,30 @@ def export_model(
     return version
 
 
-def roll_back(repository: Path) -> str:
+def publish_version(
+    repository: Path, version: str, *, triton_url: str | None = None, why: str = ""
+) -> None:
+    """Make a version that is in the repository the live one: a candidate, or an earlier one.
+
+    Args:
+        repository: The model repository.
+        version: Its number.
+        triton_url: host:port of a running Triton, which must serve it; None: nobody is asked.
+        why: The reason, for the audit.
+
+    Raises:
+        ConfigurationError: No such version, its files are damaged, or of other features.
+        PublishError: Triton does not serve it.
+    """
+    _make_live(repository, version, triton_url, action="publish", why=why)
+
+
+def roll_back(repository: Path, *, triton_url: str | None = None, why: str = "") -> str:
     """Point the doors at the version that was live before; return it.
 
     Raises:
         ConfigurationError: There is no earlier version, or its files are damaged.
+        PublishError: Triton (if given) does not serve it.
     """
     earlier = previous_versions(repository)
     if not earlier:
@@ -121,9 +154,18 @@ def roll_back(repository: Path) -> str:
             f"There is no version to go back to in {repository}: {live_version(repository)} is "
             f"the first that was live, or the earlier ones were removed."
         )
-    load_version(repository, earlier[0])
-    set_live_version(repository, earlier[0])
+    _make_live(repository, earlier[0], triton_url, action="rollback", why=why)
     return earlier[0]
+
+
+def _make_live(
+    repository: Path, version: str, triton_url: str | None, *, action: str, why: str
+) -> None:
+    model = load_version(repository, version)
+    if triton_url:
+        with closing(ModelServer(triton_url)) as server:
+            server.require_ready(version, len(model.contract.names))
+    set_live_version(repository, version, action=action, why=why)
 
 
 def _prepare(training_dir: Path, n_rows: int, progress: Progress) -> _Candidate:
@@ -131,24 +173,28 @@ def _prepare(training_dir: Path, n_rows: int, progress: Progress) -> _Candidate:
     training = read_training(training_dir)
     model = normalise(training.model_file, training.contract.names)
     graph = to_onnx(model)
+    require_known_codes(model, training.contract, training.sample_rows)
     rows = parity_rows(model, n_rows, training.sample_rows)
     expected = scores_of(model.booster, rows)
     answers = {"xgboost.json": _json_scores(model, rows), "model.onnx": OnnxScorer(graph)(rows)}
     parity = {name: compare(name, expected, scores, rows) for name, scores in answers.items()}
     for name, report in parity.items():
         progress(_agreement(name, report))
+    documents = {name: text.encode() for name, text in training.documents.items()}
+    if training.sample_rows is not None:
+        documents[SAMPLE_FILE] = (training_dir / SAMPLE_FILE).read_bytes()
     return _Candidate(
         contents={
-            FIL_ENTRY: {
-                "xgboost.json": model.text.encode(),
-                **{name: text.encode() for name, text in training.documents.items()},
-            },
+            FIL_ENTRY: {"xgboost.json": model.text.encode(), **documents},
             ONNX_ENTRY: {"model.onnx": graph},
+            EXPLAIN_ENTRY: {"xgboost.json": model.text.encode()},
         },
         facts={
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "xgboost_version": xgboost.__version__,
             "feature_hash": training.contract.hash,
+            "git_revision": git_revision(),
+            "data_window": training.data_window,
             "n_features": model.n_features,
             "n_trees": model.n_trees,
             "parity": parity,
@@ -156,6 +202,7 @@ def _prepare(training_dir: Path, n_rows: int, progress: Progress) -> _Candidate:
         n_features=model.n_features,
         rows=rows,
         expected=expected,
+        margins=margins_of(model.booster, rows),
     )
 
 
@@ -176,10 +223,17 @@ def _prove_served(
 ) -> None:
     server.load()
     server.require_ready(version, candidate.n_features)
-    for entry in ENTRIES:
+    for entry in (FIL_ENTRY, ONNX_ENTRY):
         name = f"Triton's {entry} version {version}"
         answered = server.scores(entry, version, candidate.rows)
         progress(_agreement(name, compare(name, candidate.expected, answered, candidate.rows)))
+    rows, margins = candidate.rows[:_EXPLAINED_ROWS], candidate.margins[:_EXPLAINED_ROWS]
+    name = f"Triton's {EXPLAIN_ENTRY} version {version}"
+    report = compare_sums(name, margins, server.contributions(version, rows))
+    progress(
+        f"{name} adds up to the score on {len(rows):,} rows (largest difference "
+        f"{report['max_abs_difference']:.1e})"
+    )
 
 
 def _follow_disk(server: ModelServer, repository: Path) -> None:
@@ -193,6 +247,8 @@ def _follow_disk(server: ModelServer, repository: Path) -> None:
 
 def _prune(repository: Path, keep: int) -> list[str]:
     """Remove all but the newest versions from disk, never one that a roll back would need."""
+    if not (repository / POINTER_FILE).exists():  # candidates only
+        return []
     needed = {live_version(repository), *previous_versions(repository)[:1]}
     old = [version for version in list_versions(repository)[:-keep] if version not in needed]
     for version in old:

@@ -10,8 +10,14 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from flagger.errors import ModelError, PublishError
-from flagger.models import ENTRIES
-from flagger.triton import CHANNEL_OPTIONS, ModelName, Scorer, map_error
+from flagger.models import ENTRIES, EXPLAIN_ENTRY
+from flagger.triton import (
+    CHANNEL_OPTIONS,
+    MAX_EXPLAINED_ROWS,
+    ModelName,
+    Scorer,
+    map_error,
+)
 
 __all__ = ["ModelServer"]
 
@@ -37,7 +43,7 @@ class ModelServer:
         self._scorer = Scorer(url, timeout_ms=_SCORE_TIMEOUT_MS)
 
     def load(self) -> None:
-        """Make the server serve exactly the versions that are on disk, in both entries.
+        """Make the server serve exactly the versions that are on disk, in all entries.
 
         Raises:
             PublishError: It refused, or does not run in explicit model control.
@@ -53,7 +59,7 @@ class ModelServer:
                 ) from error
 
     def unload(self) -> None:
-        """Stop serving both entries: for a repository whose last version was taken away."""
+        """Stop serving all entries: for a repository whose last version was taken away."""
         for entry in ENTRIES:
             try:
                 self._client.unload_model(entry, client_timeout=_LOAD_TIMEOUT_S)
@@ -61,7 +67,7 @@ class ModelServer:
                 raise map_error(error, ModelName(entry, "")) from error
 
     def require_ready(self, version: str, n_features: int) -> None:
-        """Raise PublishError unless both entries serve `version` with our input and output."""
+        """Raise PublishError unless all entries serve `version` with our input and output."""
         for entry in ENTRIES:
             model = ModelName(entry, version)
             if not self._scorer.is_ready(model):
@@ -87,6 +93,23 @@ class ModelServer:
             ]
         except ModelError as error:
             raise PublishError(f"The new version does not score: {error}") from error
+        return np.concatenate(answers)
+
+    def contributions(self, version: str, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the contributions of float32 [n, F] rows, float32 [n, F + 1].
+
+        Raises:
+            PublishError: The explaining entry answered with an error.
+        """
+        model = ModelName(EXPLAIN_ENTRY, version)
+        answers = []
+        try:
+            for start in range(0, len(rows), MAX_EXPLAINED_ROWS):
+                part = rows[start : start + MAX_EXPLAINED_ROWS]
+                pending = self._scorer.explain(part, model, _SCORE_TIMEOUT_MS)
+                answers.append(pending.result(_SCORE_TIMEOUT_MS / 1000 + 1))
+        except ModelError as error:
+            raise PublishError(f"The new version does not explain: {error}") from error
         return np.concatenate(answers)
 
     def close(self) -> None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from export.tradeoff import TRADE_OFF_FILE, trade_off
 from flagger.errors import PublishError
 from flagger.features import FeatureContract
 from flagger.policy import Policy
 
-__all__ = ["Training", "read_training"]
+__all__ = ["SAMPLE_FILE", "Training", "read_training", "sample_rows"]
 
 _FILES = ("model.json", "contract.json", "policy.json", "metrics.json")
-_SAMPLE = "feature_sample.parquet"
+_SCORES = "scores.parquet"
+SAMPLE_FILE = "feature_sample.parquet"
 """Optional: feature rows of real transactions, one column per feature of the contract."""
 
 
@@ -29,7 +32,9 @@ class Training:
     Attributes:
         model_file: The booster.
         contract: Columns and category codes of the training rows; those of this code.
-        documents: Text of contract.json, policy.json and metrics.json by file name.
+        documents: Text of contract.json, policy.json and metrics.json by file name, and of
+            thresholds.json (see `tradeoff`) if training left the scores of its test window.
+        data_window: First and last days of what was learned from and judged on, from metrics.json.
         sample_rows: Feature rows of real transactions, float32 [n, F], or None if training left
             none.
     """
@@ -38,6 +43,7 @@ class Training:
     contract: FeatureContract
     documents: dict[str, str]
     sample_rows: npt.NDArray[np.float32] | None
+    data_window: dict[str, Any]
 
 
 def read_training(folder: Path) -> Training:
@@ -59,20 +65,28 @@ def read_training(folder: Path) -> Training:
     contract.require_current(str(folder))
     Policy.from_json(documents["policy.json"])
     try:
-        json.loads(documents["metrics.json"])
+        metrics = json.loads(documents["metrics.json"])
     except ValueError as error:
         raise PublishError(
             f"{folder / 'metrics.json'} is not JSON ({error}). Run `flagger train` again."
         ) from error
+    if table := trade_off(folder / _SCORES):
+        documents[TRADE_OFF_FILE] = table
     return Training(
         model_file=folder / "model.json",
         contract=contract,
         documents=documents,
-        sample_rows=_sample_rows(folder / _SAMPLE, contract.names),
+        sample_rows=sample_rows(folder / SAMPLE_FILE, contract.names),
+        data_window=metrics.get("windows", {}),
     )
 
 
-def _sample_rows(path: Path, names: tuple[str, ...]) -> npt.NDArray[np.float32] | None:
+def sample_rows(path: Path, names: tuple[str, ...]) -> npt.NDArray[np.float32] | None:
+    """Read feature rows of real transactions, float32 [n, F]; None if there is no such file.
+
+    Raises:
+        PublishError: The file lacks the columns.
+    """
     if not path.is_file():
         return None
     try:

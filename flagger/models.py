@@ -2,32 +2,33 @@
 
     model_repository/
       live.json                      the pointer: which version the doors ask for
-      fraud_fil/config.pbtxt         one entry per backend, the same versions in both
+      fraud_fil/config.pbtxt         one entry per backend, the same versions in all
       fraud_fil/<v>/                 xgboost.json, contract.json, policy.json, metrics.json,
                                      manifest.json (written by `export`)
       fraud_onnx/<v>/model.onnx
+      fraud_fil_explain/<v>/         the same xgboost.json; answers why, asked for the flagged only
 
-A version exists once its manifest does, and is never changed afterwards. Publishing and rolling
-back move the pointer only, so a door follows by reading `live_version` again.
+A version exists once its manifest does, and is never changed afterwards. Publishing, rolling back
+and new thresholds change the pointer only (see `flagger.pointer`), so a door follows by reading it
+again (see `flagger.live`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flagger.errors import ConfigurationError
 from flagger.features.contract import FeatureContract
+from flagger.files import file_sha256, write_atomically
+from flagger.pointer import Pointer, change_pointer, in_force, read_pointer
 from flagger.policy import Policy
 
 __all__ = [
     "ENTRIES",
+    "EXPLAIN_ENTRY",
     "FIL_ENTRY",
     "ONNX_ENTRY",
     "ModelVersion",
@@ -36,6 +37,7 @@ __all__ = [
     "live_version",
     "load_version",
     "previous_versions",
+    "require_version",
     "set_live_version",
     "version_folder",
     "write_atomically",
@@ -43,13 +45,11 @@ __all__ = [
 
 FIL_ENTRY = "fraud_fil"
 ONNX_ENTRY = "fraud_onnx"
-ENTRIES = (FIL_ENTRY, ONNX_ENTRY)
-"""The model entries of the repository; both hold the same versions."""
+EXPLAIN_ENTRY = "fraud_fil_explain"
+ENTRIES = (FIL_ENTRY, ONNX_ENTRY, EXPLAIN_ENTRY)
+"""The model entries of the repository; all hold the same versions."""
 
 _MANIFEST = "manifest.json"
-_LIVE = "live.json"
-_MAX_PREVIOUS = 20
-"""Most earlier live versions that the pointer remembers for rolling back."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,19 @@ class ModelVersion:
     Attributes:
         version: Triton's version folder: "1", "2", ...
         contract: Columns, category codes and label delay that the model expects.
-        policy: Thresholds from score to decision.
+        policy: Thresholds from score to decision that are in force: the version's own, or what
+            `flagger policy set` put in their place.
         manifest: `artefacts` (sha256 by path in the repository), `xgboost_version`, `created_at`
-            (RFC 3339), `feature_hash` and `parity` (the proof that the exports agree).
+            (RFC 3339), `feature_hash`, `git_revision`, `data_window` and `parity` (the proof that
+            the exports agree).
+        own_policy: The version's policy.json.
     """
 
     version: str
     contract: FeatureContract
     policy: Policy
     manifest: dict[str, Any]
+    own_policy: Policy
 
 
 def version_folder(repository: Path, version: str, entry: str = FIL_ENTRY) -> Path:
@@ -91,7 +95,7 @@ def load_version(repository: Path, version: str) -> ModelVersion:
         ContractMismatchError: It was trained on other features than this code computes.
     """
     folder = version_folder(repository, version)
-    _require_version(repository, version)
+    require_version(repository, version)
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         checksums = {str(path): str(digest) for path, digest in manifest["artefacts"].items()}
@@ -102,8 +106,14 @@ def load_version(repository: Path, version: str) -> ModelVersion:
     _check_artefacts(repository, version, checksums)
     contract = FeatureContract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
     contract.require_current(str(folder))
-    policy = Policy.from_json((folder / "policy.json").read_text(encoding="utf-8"))
-    return ModelVersion(version=version, contract=contract, policy=policy, manifest=manifest)
+    own = Policy.from_json((folder / "policy.json").read_text(encoding="utf-8"))
+    return ModelVersion(
+        version=version,
+        contract=contract,
+        policy=in_force(repository, version) or own,
+        manifest=manifest,
+        own_policy=own,
+    )
 
 
 def live_version(repository: Path) -> str:
@@ -112,61 +122,42 @@ def live_version(repository: Path) -> str:
     Raises:
         ConfigurationError: There is no pointer, or it is not readable.
     """
-    return str(_read_pointer(repository)["version"])
+    return read_pointer(repository).version
 
 
 def previous_versions(repository: Path) -> tuple[str, ...]:
     """Return the versions that were live before and still exist, the latest first."""
     existing = list_versions(repository)
-    return tuple(v for v in _read_pointer(repository)["previous"] if v in existing)
+    return tuple(v for v in read_pointer(repository).previous if v in existing)
 
 
-def set_live_version(repository: Path, version: str) -> None:
+def set_live_version(
+    repository: Path,
+    version: str,
+    *,
+    action: str = "publish",
+    why: str = "",
+    by: str | None = None,
+) -> None:
     """Point the doors at a published version; a reader sees the old pointer or the new one.
 
     Setting the version that was live before the present one forgets the present one, so that
-    rolling back twice goes back two versions.
+    rolling back twice goes back two versions. Action, why and by (None: the process's user) go
+    to the audit.
 
     Raises:
         ConfigurationError: No such version.
     """
-    _require_version(repository, version)
-    previous: list[str] = []
-    if (repository / _LIVE).exists():
-        pointer = _read_pointer(repository)
-        previous = [pointer["version"], *pointer["previous"]]
-    if version in previous:
-        previous = previous[previous.index(version) + 1 :]
-    pointer = {
-        "version": version,
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "previous": previous[:_MAX_PREVIOUS],
-    }
-    write_atomically(repository / _LIVE, json.dumps(pointer, indent=2) + "\n")
+    require_version(repository, version)
+    with change_pointer(repository, action, why=why, by=by) as change:
+        before = change.before or Pointer(version)
+        existing = {*list_versions(repository), before.version}
+        kept = {v: p for v, p in before.policies.items() if v in existing}
+        change.after = replace(before.moved_to(version), policies=kept)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file in one step: whoever reads it sees the old text or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # mkstemp's 0600 would lock out a server of another user
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _require_version(repository: Path, version: str) -> None:
+def require_version(repository: Path, version: str) -> None:
+    """Raise ConfigurationError, with those that exist, if there is no such version."""
     existing = list_versions(repository)
     if version not in existing:
         raise ConfigurationError(
@@ -194,23 +185,3 @@ def _check_artefacts(repository: Path, version: str, checksums: dict[str, str]) 
                 f"{path} was changed after it was published (its SHA-256 differs from the "
                 f"manifest's). Export the model again to publish a change as a new version."
             )
-
-
-def _read_pointer(repository: Path) -> dict[str, Any]:
-    path = repository / _LIVE
-    try:
-        pointer = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            "version": str(pointer["version"]),
-            "previous": [str(version) for version in pointer["previous"]],
-        }
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"{path} does not exist, so no model version is live. Run `flagger export` to publish "
-            f"a trained model."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(
-            f"{path} cannot be read as a pointer to a model version ({error!r}). Remove it and "
-            f"publish a model with `flagger export`."
-        ) from error

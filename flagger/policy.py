@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,14 @@ class Policy:
             f"fraud score {score:.4f} reaches the {DECISIONS[decision]} threshold {threshold:.4f}"
         ]
 
+    def to_dict(self) -> dict[str, str | float]:
+        """Return the fields of `policy.json`."""
+        return {
+            "policy_version": self.version,
+            "review_threshold": self.review_threshold,
+            "decline_threshold": self.decline_threshold,
+        }
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read `policy.json` of a model version.
@@ -67,6 +75,18 @@ class Policy:
         """
         try:
             data = json.loads(text)
+        except ValueError as error:
+            raise ConfigurationError(f"Not a policy ({error}).") from error
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Read the fields that `to_dict` returns; others are ignored.
+
+        Raises:
+            ConfigurationError: Not a policy, or its thresholds are out of order.
+        """
+        try:
             return cls(
                 version=str(data["policy_version"]),
                 review_threshold=float(data["review_threshold"]),

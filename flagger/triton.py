@@ -2,13 +2,14 @@
 
 Shapes are checked before the call, because the client library reports a wrong rank as an index
 error. Answers of shape [n], [n, 1] and [n, 2] are all read as n probabilities of fraud, which is
-the last column.
+the last column. Contributions are TreeSHAP values in margin space (log-odds), one per feature and
+the bias last: a row's sum is the raw margin, whose sigmoid is the score.
 """
 
 from __future__ import annotations
 
 import queue
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,21 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from flagger.errors import ConfigurationError, ModelError, ModelRefusedError, ModelUnavailableError
+from flagger.errors import ConfigurationError, ModelRefusedError, ModelUnavailableError
+from flagger.triton_address import endpoint
+from flagger.triton_errors import ModelName, map_error
 
 __all__ = [
     "CHANNEL_OPTIONS",
+    "CONTRIBUTIONS",
     "GATEWAY_PRIORITY",
     "INPUT",
+    "MAX_EXPLAINED_ROWS",
     "OUTPUT",
     "STREAMER_PRIORITY",
     "AsyncScorer",
     "ModelName",
+    "Pending",
     "PendingScores",
     "Scorer",
     "map_error",
@@ -34,6 +40,8 @@ __all__ = [
 
 INPUT = "input__0"
 OUTPUT = "output__0"
+CONTRIBUTIONS = "treeshap_output"
+"""The FIL backend's name for the TreeSHAP values."""
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
@@ -41,45 +49,12 @@ CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 GATEWAY_PRIORITY = 1
-"""Payments that wait for an answer go first in Triton's queue."""
+"""Payments that wait for an answer go first in Triton's queue, where its configuration has priority
+levels; ours has none, see `export.configs`."""
 STREAMER_PRIORITY = 2
-
-# gRPC status -> may the same rows be sent again? A status that is missing here fails a test.
-_RETRYABLE = {
-    "CANCELLED": True,
-    "UNKNOWN": True,
-    "INVALID_ARGUMENT": False,
-    "DEADLINE_EXCEEDED": True,
-    "NOT_FOUND": True,  # the model is not loaded (yet)
-    "ALREADY_EXISTS": False,
-    "PERMISSION_DENIED": False,
-    "RESOURCE_EXHAUSTED": True,
-    "FAILED_PRECONDITION": True,
-    "ABORTED": True,
-    "OUT_OF_RANGE": False,
-    "UNIMPLEMENTED": False,
-    "INTERNAL": False,
-    "UNAVAILABLE": True,
-    "DATA_LOSS": True,
-    "UNAUTHENTICATED": False,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelName:
-    """A model entry of the repository and its version."""
-
-    name: str
-    version: str
-
-
-def map_error(error: InferenceServerException, model: ModelName) -> ModelError:
-    """Return our error for the client library's: refused, or unavailable and worth a retry."""
-    status = (error.status() or "UNKNOWN").removeprefix("StatusCode.")
-    text = f"Triton answered {status} for {model.name} version {model.version}: {error.message()}"
-    if _RETRYABLE.get(status, False):
-        return ModelUnavailableError(text)
-    return ModelRefusedError(text)
+MAX_EXPLAINED_ROWS = 8
+"""Most rows of one request for contributions: about 1 ms of a core each, and whoever comes next
+waits for them."""
 
 
 def _request(rows: npt.NDArray[np.float32]) -> list[Any]:
@@ -88,6 +63,10 @@ def _request(rows: npt.NDArray[np.float32]) -> list[Any]:
     tensor = triton.InferInput(INPUT, list(rows.shape), "FP32")
     tensor.set_data_from_numpy(rows)
     return [tensor]
+
+
+def _explanation() -> list[Any]:
+    return [triton.InferRequestedOutput(CONTRIBUTIONS)]
 
 
 def _scores(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
@@ -107,12 +86,33 @@ def _scores(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
     return scores
 
 
-class PendingScores:
-    """An answer that is under way. `result` waits for it."""
+def _contributions(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
+    output: npt.NDArray[np.float32] | None = result.as_numpy(CONTRIBUTIONS)
+    if output is None or output.size == 0 or output.size % n or not np.isfinite(output).all():
+        shape = None if output is None else output.shape
+        raise ModelRefusedError(
+            f"{model.name} version {model.version} answered {CONTRIBUTIONS} of shape {shape} for "
+            f"{n} rows, or numbers that are not finite; export the model again."
+        )
+    return output.reshape(n, -1)
 
-    def __init__(self, n: int, model: ModelName) -> None:
+
+_Read = Callable[[Any, int, ModelName], npt.NDArray[np.float32]]
+
+
+class Pending:
+    """An answer that is under way. `result` waits for it.
+
+    Args:
+        n: Rows that were sent.
+        model: Who was asked.
+        read: Takes our array out of the client library's answer.
+    """
+
+    def __init__(self, n: int, model: ModelName, read: _Read = _scores) -> None:
         self._n = n
         self._model = model
+        self._read = read
         self._answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
 
     def _complete(self, result: Any, error: Any) -> None:
@@ -124,7 +124,7 @@ class PendingScores:
         return not self._answers.empty()
 
     def result(self, timeout_s: float) -> npt.NDArray[np.float32]:
-        """Return the scores, float32 [n]; call it once.
+        """Return the scores, float32 [n], or the contributions, float32 [n, F + 1]; call it once.
 
         Raises:
             ModelUnavailableError: Worth a retry; also when nothing came within `timeout_s`.
@@ -138,7 +138,11 @@ class PendingScores:
             ) from None
         if error is not None:
             raise map_error(error, self._model) from error
-        return _scores(result, self._n, self._model)
+        return self._read(result, self._n, self._model)
+
+
+PendingScores = Pending
+"""What `Scorer.submit` returns."""
 
 
 class Scorer:
@@ -151,19 +155,40 @@ class Scorer:
 
     def __init__(self, url: str, *, timeout_ms: int) -> None:
         self._timeout_ms = timeout_ms
-        self._client = triton.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._client = triton.InferenceServerClient(**endpoint(url), channel_args=CHANNEL_OPTIONS)
 
     def submit(self, rows: npt.NDArray[np.float32], model: ModelName) -> PendingScores:
         """Send float32 [n, F] rows; returns at once."""
-        pending = PendingScores(len(rows), model)
+        return self._send(rows, model, self._timeout_ms, None, _scores)
+
+    def explain(self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: int) -> Pending:
+        """Ask why: the contributions of float32 [n, F] rows, float32 [n, F + 1]; returns at once.
+
+        Args:
+            rows: 1 to MAX_EXPLAINED_ROWS rows.
+            model: The entry that explains (`flagger.models.EXPLAIN_ENTRY`) and the version.
+            timeout_ms: Limit of this request.
+        """
+        return self._send(rows, model, timeout_ms, _explanation(), _contributions)
+
+    def _send(
+        self,
+        rows: npt.NDArray[np.float32],
+        model: ModelName,
+        timeout_ms: int,
+        outputs: list[Any] | None,
+        read: _Read,
+    ) -> Pending:
+        pending = Pending(len(rows), model, read)
         self._client.async_infer(
             model.name,
             _request(rows),
             pending._complete,  # noqa: SLF001 - the two classes are one mechanism
             model_version=model.version,
+            outputs=outputs,
             priority=STREAMER_PRIORITY,
-            timeout=self._timeout_ms * 1000,
-            client_timeout=self._timeout_ms / 1000,
+            timeout=timeout_ms * 1000,
+            client_timeout=timeout_ms / 1000,
         )
         return pending
 
@@ -202,24 +227,52 @@ class AsyncScorer:
     """Scoring on an event loop, for the gateway. Cancelling the call cancels it in the server."""
 
     def __init__(self, url: str) -> None:
-        self._client = triton_aio.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._client = triton_aio.InferenceServerClient(
+            **endpoint(url), channel_args=CHANNEL_OPTIONS
+        )
 
     async def score(
         self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
     ) -> npt.NDArray[np.float32]:
         """Score float32 [n, F] rows within `timeout_ms`; raises ModelError."""
+        return await self._ask(rows, model, timeout_ms, None, _scores)
+
+    async def explain(
+        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
+    ) -> npt.NDArray[np.float32]:
+        """Return the contributions of float32 [n, F] rows, float32 [n, F + 1].
+
+        Args:
+            rows: 1 to MAX_EXPLAINED_ROWS rows.
+            model: The entry that explains (`flagger.models.EXPLAIN_ENTRY`) and the version.
+            timeout_ms: Limit of this request.
+
+        Raises:
+            ModelError: There is no explanation; the decision stands all the same.
+        """
+        return await self._ask(rows, model, timeout_ms, _explanation(), _contributions)
+
+    async def _ask(
+        self,
+        rows: npt.NDArray[np.float32],
+        model: ModelName,
+        timeout_ms: float,
+        outputs: list[Any] | None,
+        read: _Read,
+    ) -> npt.NDArray[np.float32]:
         try:
             result = await self._client.infer(
                 model.name,
                 _request(rows),
                 model_version=model.version,
+                outputs=outputs,
                 priority=GATEWAY_PRIORITY,
                 timeout=max(int(timeout_ms * 1000), 1),
                 client_timeout=timeout_ms / 1000,
             )
         except InferenceServerException as error:
             raise map_error(error, model) from error
-        return _scores(result, len(rows), model)
+        return read(result, len(rows), model)
 
     async def is_ready(self, model: ModelName) -> bool:
         """Return True if the server answers and the model version is loaded."""

@@ -131,6 +131,16 @@ def test_infinite_values_are_explained_too(backend: Any, booster: Any) -> None:
     np.testing.assert_allclose(answer[SHAP].sum(axis=1), margins, atol=1e-5)
 
 
+def test_a_model_with_feature_names_is_explained(backend: Any) -> None:
+    named = train()
+    named.feature_names = [f"name_{i}" for i in range(COLUMNS)]
+    named.save_model(backend.repository / "1" / "xgboost.json")
+    rows = random_rows(3)
+    (answer,) = ask(backend.load(config({OUTPUT: 1, SHAP: COLUMNS + 1})), rows)
+    margins = named.inplace_predict(rows, predict_type="margin")
+    np.testing.assert_allclose(answer[SHAP].sum(axis=1), margins, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

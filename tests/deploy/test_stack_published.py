@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from deploy.local.stack import LocalStack
 from flagger.errors import ModelRefusedError
 from flagger.features import FEATURE_NAMES
-from flagger.models import ENTRIES, FIL_ENTRY, live_version, load_version
+from flagger.models import ENTRIES, FIL_ENTRY, ONNX_ENTRY, live_version, load_version
 from flagger.triton import INPUT, OUTPUT, ModelName, Scorer
 from tests.deploy.conftest import Rows, random_rows
 
@@ -79,7 +79,7 @@ def executions(stack: LocalStack, model: ModelName) -> int:
         return int(found.model_stats[0].execution_count)
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", [FIL_ENTRY, ONNX_ENTRY])
 def test_requests_that_are_run_together_get_their_own_scores(
     stack: LocalStack, patient: ModelName, scorer: Scorer, trained: Any
 ) -> None:

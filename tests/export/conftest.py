@@ -14,6 +14,8 @@ import xgboost
 
 from flagger.features import CATEGORY_FIELDS, FEATURE_NAMES, FeatureContract
 
+VOCABULARY = ("first", "second", "third", "fourth", "fifth")
+"""Codes 0 to 5, as `random_rows` has them."""
 N_FEATURES = len(FEATURE_NAMES)
 TrainBooster = Callable[..., Any]
 WriteTraining = Callable[..., Path]
@@ -88,7 +90,7 @@ def write_training() -> WriteTraining:
     def write(folder: Path, booster: Any, policy: dict[str, Any] | None = None) -> Path:
         folder.mkdir(parents=True)
         booster.save_model(folder / "model.json")
-        contract = FeatureContract({field: ("first", "second") for field in CATEGORY_FIELDS})
+        contract = FeatureContract(dict.fromkeys(CATEGORY_FIELDS, VOCABULARY))
         thresholds = {"policy_version": "p1", "review_threshold": 0.5, "decline_threshold": 0.9}
         (folder / "contract.json").write_text(contract.to_json())
         (folder / "policy.json").write_text(json.dumps(policy or thresholds))

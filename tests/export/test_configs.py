@@ -12,10 +12,14 @@ from tritonclient.grpc import model_config_pb2
 from export.configs import MAX_BATCH_ROWS, config_files
 from flagger.errors import PublishError
 from flagger.settings import Settings
-from flagger.triton import GATEWAY_PRIORITY, STREAMER_PRIORITY
+from flagger.triton import MAX_EXPLAINED_ROWS
 
 CPU_FILES = [Path("fraud_fil/config.pbtxt"), Path("fraud_onnx/config.pbtxt")]
 GPU_FILE = Path("fraud_fil/configs/gpu.pbtxt")
+EXPLAIN_FILES = [
+    Path("fraud_fil_explain/config.pbtxt"),
+    Path("fraud_fil_explain/configs/gpu.pbtxt"),
+]
 Config = model_config_pb2.ModelConfig
 
 
@@ -34,7 +38,7 @@ def threads_per_instance(config: Any) -> int:
 
 
 def test_the_files_are_one_config_per_entry_and_one_for_gpus() -> None:
-    assert sorted(parsed()) == sorted([*CPU_FILES, GPU_FILE])
+    assert sorted(parsed()) == sorted([*CPU_FILES, GPU_FILE, *EXPLAIN_FILES])
 
 
 @pytest.mark.parametrize("cpu_instances", [1, 4, 16])
@@ -65,11 +69,17 @@ def test_the_gpu_config_differs_by_its_instance_group_only() -> None:
 def test_inputs_outputs_and_names_are_those_of_the_doors() -> None:
     for path, config in parsed().items():
         assert config.name == path.parts[0]
-        (tensor,), (answer,) = config.input, config.output
+        (tensor,), answer = config.input, config.output[0]
         assert (tensor.name, list(tensor.dims)) == ("input__0", [54])
         assert (answer.name, list(answer.dims)) == ("output__0", [2])
-        assert {tensor.data_type, answer.data_type} == {model_config_pb2.TYPE_FP32}
-        assert config.max_batch_size == MAX_BATCH_ROWS
+        assert {t.data_type for t in (tensor, *config.output)} == {model_config_pb2.TYPE_FP32}
+        told = [(output.name, list(output.dims)) for output in config.output[1:]]
+        if path in EXPLAIN_FILES:
+            assert told == [("treeshap_output", [55])]
+            assert config.max_batch_size == MAX_EXPLAINED_ROWS
+        else:
+            assert told == []
+            assert config.max_batch_size == MAX_BATCH_ROWS
         assert config.version_policy.WhichOneof("policy_choice") == "all"
 
 
@@ -78,8 +88,8 @@ def test_a_batch_of_any_allowed_setting_fits() -> None:
     assert max(getattr(limit, "le", 0) for limit in limits) <= MAX_BATCH_ROWS
 
 
-def test_the_fil_entry_has_the_keys_of_old_and_new_containers() -> None:
-    for path in (CPU_FILES[0], GPU_FILE):
+def test_the_fil_entries_have_the_keys_of_old_and_new_containers() -> None:
+    for path in (CPU_FILES[0], GPU_FILE, *EXPLAIN_FILES):
         config = parsed()[path]
         assert config.backend == "fil"
         assert not config.platform
@@ -93,24 +103,18 @@ def test_the_fil_entry_has_the_keys_of_old_and_new_containers() -> None:
         }
 
 
-def test_the_gateway_goes_first_and_queues_reject() -> None:
+def test_no_queue_policy_holds_a_request_back() -> None:
     for config in parsed().values():
-        batching = config.dynamic_batching
-        assert batching.priority_levels == 2
-        assert batching.default_priority_level == STREAMER_PRIORITY > GATEWAY_PRIORITY == 1
-        assert set(batching.priority_queue_policy) == {1, 2}
-        policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
-        for policy in policies:
-            assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
-            assert policy.allow_timeout_override
-            assert policy.max_queue_size > 0
-            # Triton takes a request's limit only if it is below the default, and 0 is below all.
-            assert policy.default_timeout_microseconds >= Settings().triton_timeout_ms * 1_000
+        assert config.HasField("dynamic_batching")
+        # Any other field turns the batcher's prefetching off; see `export.configs`.
+        config.dynamic_batching.ClearField("max_queue_delay_microseconds")
+        assert config.dynamic_batching.ByteSize() == 0
 
 
 def test_a_version_is_warm_before_it_is_ready() -> None:
-    for config in parsed().values():
-        assert sorted(warmup.batch_size for warmup in config.model_warmup) == [1, 1_024]
+    for path, config in parsed().items():
+        most = MAX_EXPLAINED_ROWS if path in EXPLAIN_FILES else 1_024
+        assert sorted(warmup.batch_size for warmup in config.model_warmup) == [1, most]
         for warmup in config.model_warmup:
             tensor = warmup.inputs["input__0"]
             assert list(tensor.dims) == [54]

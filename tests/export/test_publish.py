@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def test_a_version_is_written_in_triton_s_layout_with_its_proof(
     repository: Path, training_dir: Path
 ) -> None:
     assert sorted(snapshot(repository)) == [
+        "audit.jsonl",
         "fraud_fil/1/contract.json",
         "fraud_fil/1/manifest.json",
         "fraud_fil/1/metrics.json",
@@ -53,6 +55,9 @@ def test_a_version_is_written_in_triton_s_layout_with_its_proof(
         "fraud_fil/1/xgboost.json",
         "fraud_fil/config.pbtxt",
         "fraud_fil/configs/gpu.pbtxt",
+        "fraud_fil_explain/1/xgboost.json",
+        "fraud_fil_explain/config.pbtxt",
+        "fraud_fil_explain/configs/gpu.pbtxt",
         "fraud_onnx/1/model.onnx",
         "fraud_onnx/config.pbtxt",
         "live.json",
@@ -63,11 +68,13 @@ def test_a_version_is_written_in_triton_s_layout_with_its_proof(
     assert manifest["n_features"] == len(FEATURE_NAMES)
     assert manifest["n_trees"] == 40
     assert manifest["feature_hash"] == version.contract.hash
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", manifest["git_revision"] or "0" * 40)
+    assert manifest["data_window"] == {}  # this training tells none
     assert set(manifest["parity"]) == {"xgboost.json", "model.onnx"}
     for report in manifest["parity"].values():
         assert report["rows"] == ROWS
         assert report["max_abs_difference"] <= report["tolerance"]
-    assert len(manifest["artefacts"]) == 5
+    assert len(manifest["artefacts"]) == 6
 
 
 def test_folders_and_files_may_be_read_by_another_user(repository: Path) -> None:
@@ -80,7 +87,7 @@ def test_the_next_version_stands_beside_the_served_one_untouched(
     repository: Path, training_dir: Path
 ) -> None:
     before = snapshot(repository)
-    del before["live.json"]
+    del before["live.json"], before["audit.jsonl"]
 
     assert export_model(training_dir, repository, n_parity_rows=ROWS) == "2"
 
@@ -127,7 +134,7 @@ def test_a_failure_after_the_files_are_placed_takes_them_away_again(
 def test_a_pointer_that_cannot_be_written_stays_where_it_is(
     repository: Path, training_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full_disk(*_: Any) -> None:
+    def full_disk(*_: Any, **__: Any) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(publish, "set_live_version", full_disk)
@@ -192,7 +199,7 @@ def test_old_versions_go_but_never_the_live_one_or_its_predecessor(
 def test_rolling_back_moves_the_pointer_only(repository: Path, training_dir: Path) -> None:
     export_model(training_dir, repository, n_parity_rows=ROWS)
     before = snapshot(repository)
-    del before["live.json"]
+    del before["live.json"], before["audit.jsonl"]
 
     assert roll_back(repository) == "1"
 
@@ -276,3 +283,12 @@ def test_real_rows_of_the_training_are_used_where_they_are(
     pq.write_table(pa.table({"score": [0.1, 0.2]}), path)
     with pytest.raises(PublishError, match="feature columns"):
         read_training(folder)
+
+
+def test_a_candidate_may_be_the_first_version(training_dir: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "new"
+    assert export_model(training_dir, repository, n_parity_rows=50, make_live=False) == "1"
+    with pytest.raises(ConfigurationError, match="no model version is live"):
+        live_version(repository)
+    publish.publish_version(repository, "1")
+    assert live_version(repository) == "1"

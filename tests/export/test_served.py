@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,16 +22,29 @@ from export import publish
 from export.layout import place
 from export.normalise import normalise, scores_of
 from export.parity import boundary_rows
-from export.publish import export_model
+from export.publish import export_model, publish_version, roll_back
 from flagger.errors import FlaggerError, PublishError
 from flagger.features import FEATURE_NAMES
-from flagger.models import ENTRIES, list_versions, live_version
-from flagger.triton import ModelName, Scorer
+from flagger.live import FOLLOW_INTERVAL_S, LiveModel
+from flagger.models import (
+    ENTRIES,
+    EXPLAIN_ENTRY,
+    FIL_ENTRY,
+    ONNX_ENTRY,
+    list_versions,
+    live_version,
+    load_version,
+)
+from flagger.policies import set_policy
+from flagger.triton import MAX_EXPLAINED_ROWS, ModelName, Scorer
 
 pytestmark = pytest.mark.stack
 
+SCORING = (FIL_ENTRY, ONNX_ENTRY)
 ROWS = 10_000
 PER_REQUEST = 2_000
+RATE = 1_000
+"""Requests per second."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ def steady_requests(served: Served, version: str) -> Iterator[Tally]:
     def ask() -> None:
         scorer = Scorer(served.url, timeout_ms=10_000)
         while not stop.is_set():
-            for entry in ENTRIES:
+            for entry in SCORING:
                 try:
                     scorer.score(rows, ModelName(entry, version))
                 except FlaggerError as error:
@@ -124,13 +139,14 @@ def test_ten_thousand_rows_agree_through_the_server_for_an_early_stopped_model(
         progress=steps.append,
     )
 
-    for entry in ENTRIES:
+    for entry in SCORING:
         assert any(f"Triton's {entry} version {version} agrees on 10,000" in s for s in steps)
     model = normalise(tmp_path / "training" / "model.json", FEATURE_NAMES)
     rows = boundary_rows(model, ROWS, seed=99)  # not the rows of the proof itself
     expected = scores_of(model.booster, rows)
     assert np.ptp(expected) > 0.5
-    for entry in ENTRIES:
+    assert any(f"Triton's {EXPLAIN_ENTRY} version {version} adds up" in s for s in steps)
+    for entry in SCORING:
         found = served.scores(entry, version, rows)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -139,27 +155,49 @@ def test_the_served_version_answers_all_along_and_is_not_loaded_again(
     served: Served, training_dir: Path
 ) -> None:
     live = live_version(served.repository)
-    before = {entry: served.answered(entry, live) for entry in ENTRIES}
+    before = {entry: served.answered(entry, live) for entry in SCORING}
     with steady_requests(served, live) as tally:
         version = export_model(
             training_dir, served.repository, triton_url=served.url, n_parity_rows=500, keep=9
         )
     assert tally.errors == []
     assert live_version(served.repository) == version != live
-    for entry in ENTRIES:
+    for entry in SCORING:
         # A version that is loaded again counts from zero again.
         assert served.answered(entry, live) == before[entry] + tally.rounds
         assert served.is_ready(entry, version)
 
 
+def test_requests_that_meet_are_executed_one_after_the_other_without_a_pause(
+    served: Served,
+) -> None:
+    """With a queue policy the third of them waited half a second; see `export.configs`."""
+    model = ModelName(EXPLAIN_ENTRY, live_version(served.repository))
+    rows = np.zeros((MAX_EXPLAINED_ROWS, len(FEATURE_NAMES)), dtype=np.float32)
+    scorer = Scorer(served.url, timeout_ms=5_000)
+    took_s = []
+    for _ in range(5):
+        started_s = time.monotonic()
+        pending = [scorer.explain(rows, model, 5_000) for _ in range(4)]
+        for one in pending:
+            assert one.result(6).shape == (MAX_EXPLAINED_ROWS, len(FEATURE_NAMES) + 1)
+        took_s.append(time.monotonic() - started_s)
+    scorer.close()
+    assert min(took_s) < 0.4
+
+
 Damage = Callable[[Path], None]
 
 
-def wrong_scores(version_folder: Path) -> None:
-    path = version_folder / "xgboost.json"
+def wrong_scores(version_folder: Path, entry: str = FIL_ENTRY) -> None:
+    path = version_folder.parents[1] / entry / version_folder.name / "xgboost.json"
     document = json.loads(path.read_text())
     document["learner"]["learner_model_param"]["base_score"] = "0.9"
     path.write_text(json.dumps(document))
+
+
+def wrong_explanations(version_folder: Path) -> None:
+    wrong_scores(version_folder, EXPLAIN_ENTRY)
 
 
 def unreadable_graph(version_folder: Path) -> None:
@@ -171,6 +209,7 @@ def unreadable_graph(version_folder: Path) -> None:
     ("damage", "said"),
     [
         (wrong_scores, r"fraud_fil version \d+ does not answer as the trained booster"),
+        (wrong_explanations, r"fraud_fil_explain version \d+ explains another model"),
         (unreadable_graph, "did not load fraud_onnx"),
     ],
 )
@@ -214,3 +253,56 @@ def test_versions_that_are_removed_leave_the_server_too(served: Served, training
     for entry in ENTRIES:
         assert not served.is_ready(entry, old)
         assert served.is_ready(entry, live_version(served.repository))
+
+
+def test_publishing_and_rolling_back_under_load_fails_no_request(
+    served: Served, training_dir: Path
+) -> None:
+    """About 1,000 single rows a second, each naming the version that is live for a door."""
+    repository, stop = served.repository, threading.Event()
+    door = LiveModel(repository, load_version(repository, live_version(repository)), lambda _: None)
+    asked: dict[tuple[str, str], int] = {}
+    errors: list[str] = []
+    row = np.zeros((1, len(FEATURE_NAMES)), dtype=np.float32)
+
+    def ask() -> None:
+        scorer = Scorer(served.url, timeout_ms=10_000)
+        present = load_version(repository, live_version(repository))
+        under_way: deque[Any] = deque()
+        started_s, sent = time.monotonic(), 0
+        while not stop.is_set() or under_way:
+            present = door.successor() or present
+            due = int((time.monotonic() - started_s) * RATE) if not stop.is_set() else sent
+            for _ in range(min(due - sent, 64 - len(under_way))):
+                key = (present.version, present.policy.version)
+                asked[key] = asked.get(key, 0) + 1
+                under_way.append(scorer.submit(row, ModelName(FIL_ENTRY, present.version)))
+                sent += 1
+            while under_way and (under_way[0].done or len(under_way) >= 64 or stop.is_set()):
+                try:
+                    under_way.popleft().result(11)
+                except FlaggerError as error:
+                    errors.append(str(error))
+            time.sleep(0.001)
+        scorer.close()
+
+    old = live_version(repository)
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        new = export_model(
+            training_dir, repository, triton_url=served.url, n_parity_rows=500, keep=9
+        )
+        time.sleep(2 * FOLLOW_INTERVAL_S)
+        assert roll_back(repository, triton_url=served.url) == old
+        time.sleep(2 * FOLLOW_INTERVAL_S)
+        publish_version(repository, new, triton_url=served.url)
+        time.sleep(2 * FOLLOW_INTERVAL_S)
+        set_policy(repository, 0.3, 0.7)
+        time.sleep(2 * FOLLOW_INTERVAL_S)
+    finally:
+        stop.set()
+        thread.join()
+    assert errors == []
+    assert min(asked[(old, "p1")], asked[(new, "p1")], asked[(new, "p1.1")]) > RATE / 2
+    assert sum(asked.values()) > 6 * RATE

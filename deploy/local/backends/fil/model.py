@@ -138,4 +138,6 @@ class TritonPythonModel:
         # largest number takes the same branches.
         finite = np.nan_to_num(rows, nan=np.nan, posinf=_LARGEST, neginf=-_LARGEST)
         matrix = xgb.DMatrix(finite, missing=np.nan)
-        return self._booster.predict(matrix, pred_contribs=True).astype(np.float32)
+        # Requests have columns, not names; a model may have been trained with names.
+        contributions = self._booster.predict(matrix, pred_contribs=True, validate_features=False)
+        return contributions.astype(np.float32)

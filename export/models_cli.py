@@ -1,0 +1,230 @@
+"""`flagger models`: what is in the repository, what is live, and moving the pointer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from export import publish
+from export.cli import running_triton
+from export.comparison import Comparison, compare_versions
+from export.doctor import RELEASES, Finding, examine
+from flagger.errors import ConfigurationError, FlaggerError
+from flagger.models import list_versions, load_version, version_folder
+from flagger.pointer import POINTER_FILE, read_audit, read_pointer
+from flagger.settings import load_settings
+
+__all__ = ["models"]
+
+_REPOSITORY = click.option(
+    "--repository",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Triton's model repository. Default: FLAGGER_MODEL_REPOSITORY, or model_repository.",
+)
+_TRITON = click.option(
+    "--triton",
+    "triton_url",
+    metavar="HOST:PORT",
+    help="gRPC address of the Triton that must serve the version. Default: FLAGGER_TRITON_URL, or "
+    "the one of `flagger up`, or none.",
+)
+_COLUMNS: tuple[str, ...] = (
+    "",
+    "version",
+    "exported",
+    "trees",
+    "roc auc",
+    "av. precision",
+    "policy",
+    "review at",
+    "decline at",
+    "state",
+)
+_WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for the audit.")
+
+
+@click.group()
+def models() -> None:
+    """List, judge, publish and roll back model versions."""
+
+
+@models.command("list")
+@_REPOSITORY
+def list_command(repository: Path | None) -> None:
+    """List the versions; the live one has a star. Exit code 1 if one is damaged."""
+    repository = repository or load_settings().model_repository
+    live = read_pointer(repository).version if (repository / POINTER_FILE).exists() else None
+    rows = [_COLUMNS]
+    damaged = 0
+    for version in list_versions(repository):
+        star = "*" if version == live else ""
+        try:
+            model = load_version(repository, version)
+        except FlaggerError as error:
+            damaged += 1
+            rows.append((star, version, *[""] * 7, f"refused: {error}"))
+            continue
+        test = read_metrics(repository, version).get("test", {})
+        facts = (
+            star,
+            version,
+            model.manifest.get("created_at", "")[:16],
+            str(model.manifest.get("n_trees", "")),
+            _number(test.get("roc_auc")),
+            _number(test.get("average_precision")),
+            model.policy.version,
+            f"{model.policy.review_threshold:.4f}",
+            f"{model.policy.decline_threshold:.4f}",
+            "live" if star else "",
+        )
+        rows.append(facts)
+    _print_columns(rows)
+    if damaged:
+        raise SystemExit(1)
+
+
+@models.command()
+@click.argument("version", required=False)
+@_REPOSITORY
+def show(version: str | None, repository: Path | None) -> None:
+    """Show one version (default: the live one) and the changes that concern it."""
+    repository = repository or load_settings().model_repository
+    version = version or read_pointer(repository).version
+    model = load_version(repository, version)
+    metrics = read_metrics(repository, version)
+    manifest = model.manifest
+    facts = {
+        "version": version,
+        "exported": manifest.get("created_at"),
+        "git revision": manifest.get("git_revision") or "unknown",
+        "trained with": f"xgboost {manifest.get('xgboost_version')}",
+        "trees": manifest.get("n_trees"),
+        "features": f"{len(model.contract.names)}, contract {model.contract.hash}",
+        "label delay": f"{model.contract.label_delay_days} days",
+        "data": json.dumps(manifest.get("data_window") or metrics.get("windows") or "unknown"),
+        "own policy": _policy(model.own_policy),
+        "policy in force": _policy(model.policy),
+        "checksums": f"{len(manifest['artefacts'])} files match",
+    }
+    for name, value in {**facts, **_test_measures(metrics)}.items():
+        click.echo(f"{name:18} {value}")
+    for record in read_audit(repository):
+        if version in json.dumps([record.get("from"), record.get("to")]):
+            click.echo(
+                f"{record['at']}  {record['by']}: {record['action']} {record.get('why', '')}"
+            )
+
+
+@models.command("publish")
+@click.argument("version")
+@_REPOSITORY
+@_TRITON
+@_WHY
+def publish_command(
+    version: str, repository: Path | None, triton_url: str | None, why: str
+) -> None:
+    """Make VERSION live: a candidate of `flagger export --candidate`, or an earlier version."""
+    settings = load_settings()
+    repository = repository or settings.model_repository
+    triton_url = triton_url or running_triton(settings, repository)
+    publish.publish_version(repository, version, triton_url=triton_url, why=why)
+    click.echo(f"version {version} is live")
+
+
+@models.command()
+@_REPOSITORY
+@_TRITON
+@_WHY
+def rollback(repository: Path | None, triton_url: str | None, why: str) -> None:
+    """Make the version live that was live before, with the thresholds it had."""
+    settings = load_settings()
+    repository = repository or settings.model_repository
+    triton_url = triton_url or running_triton(settings, repository)
+    version = publish.roll_back(repository, triton_url=triton_url, why=why)
+    click.echo(f"version {version} is live again")
+
+
+@models.command()
+@click.argument("first")
+@click.argument("second")
+@_REPOSITORY
+def compare(first: str, second: str, repository: Path | None) -> None:
+    """Compare two versions: measures, training, and their decisions on the same real rows."""
+    repository = repository or load_settings().model_repository
+    found = compare_versions(repository, first, second)
+    _print_columns([("", first, second), *((name, *told) for name, told in found.facts.items())])
+    click.echo(_agreement(found))
+
+
+@models.command()
+@_REPOSITORY
+@click.option(
+    "--release", metavar="YY.MM", help="Only this Triton release; exit code 1 if refused."
+)
+def doctor(repository: Path | None, release: str | None) -> None:
+    """Say which Triton releases refuse which file, and why.
+
+    Exit code 1 if a release from 24.03 to 26.06 (or the one asked for) refuses something.
+    """
+    repository = repository or load_settings().model_repository
+    if release is not None and release not in RELEASES:
+        raise ConfigurationError(
+            f"{release!r} is not a release this table knows: {RELEASES[0]} to {RELEASES[-1]}."
+        )
+    findings = [f for f in examine(repository) if release is None or release in f.releases]
+    for finding in findings:
+        click.echo(f"{finding.file}: {_verdict(finding)}: {finding.why}")
+    if any(finding.refused for finding in findings):
+        raise SystemExit(1)
+    click.echo(f"nothing here is refused by Triton {release or f'{RELEASES[0]} to {RELEASES[-1]}'}")
+
+
+def read_metrics(repository: Path, version: str) -> dict[str, Any]:
+    """Return a version's metrics.json."""
+    path = version_folder(repository, version) / "metrics.json"
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return metrics
+
+
+def _print_columns(rows: list[tuple[str, ...]]) -> None:
+    """Print lines of aligned columns, however wide: they may be piped."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def _verdict(finding: Finding) -> str:
+    span = f"{finding.releases[0]} to {finding.releases[-1]}"
+    return f"refused, or answered wrong, by {span}" if finding.refused else f"note on {span}"
+
+
+def _agreement(found: Comparison) -> str:
+    if found.rows == 0:
+        return "no common real rows: the trainings left no feature_sample.parquet"
+    return (
+        f"on {found.rows:,} real rows: same decision for {found.same_decisions:.2%}, score "
+        f"correlation {found.correlation:.4f}, largest difference {found.largest_difference:.4f}; "
+        f"flagged by {found.names[0]} {found.flagged[0]:,}, by {found.names[1]} "
+        f"{found.flagged[1]:,}, by both {found.flagged_by_both:,}"
+    )
+
+
+def _test_measures(metrics: dict[str, Any]) -> dict[str, str]:
+    test = metrics.get("test", {})
+    kept = ("transactions", "frauds", "roc_auc", "average_precision", "accuracy")
+    return {f"test {name}": _number(test[name]) for name in kept if name in test}
+
+
+def _policy(policy: Any) -> str:
+    return (
+        f"{policy.version}: review from {policy.review_threshold:.6f}, decline from "
+        f"{policy.decline_threshold:.6f}"
+    )
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
