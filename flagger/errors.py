@@ -9,7 +9,9 @@
     │   ├── ModelUnavailableError   retry: down, starting, overloaded or past its deadline
     │   └── ModelRefusedError       do not retry the same rows: the server refuses this request
     ├── StateStoreError         retry: Valkey is down or slow
+    ├── StateLostError          end and start again: what was stored is gone, or somebody else's
     ├── StackError              a process of the embedded stack did not start, answer or stop
+    ├── GrafanaError            Grafana is away, denies the token or refuses a board
     └── PublishError            an export was refused: parity, checksum or layout is wrong
 
 Callers pass facts; the class writes the sentence: what happened, where, and what to do.
@@ -24,11 +26,13 @@ __all__ = [
     "ContractMismatchError",
     "DataError",
     "FlaggerError",
+    "GrafanaError",
     "ModelError",
     "ModelRefusedError",
     "ModelUnavailableError",
     "PublishError",
     "StackError",
+    "StateLostError",
     "StateStoreError",
 ]
 
@@ -121,6 +125,12 @@ class StateStoreError(FlaggerError):
     exit_code = 6
 
 
+class StateLostError(FlaggerError):
+    """The store lost what was written, or another streamer took over; this process must end."""
+
+    exit_code = 9
+
+
 class StackError(FlaggerError):
     """A process of the embedded stack did not start, answer in time, or stop."""
 
@@ -131,3 +141,9 @@ class PublishError(FlaggerError):
     """A model version was not published: parity, checksums or layout are wrong."""
 
     exit_code = 8
+
+
+class GrafanaError(FlaggerError):
+    """Grafana is away, denies the token, or refuses a board."""
+
+    exit_code = 10

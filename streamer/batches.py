@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from flagger.errors import ModelRefusedError, StateStoreError
+from flagger.errors import ModelRefusedError, ModelUnavailableError, StateStoreError
 from flagger.features import ALREADY_APPLIED, DUPLICATE, LATE
 from flagger.triton import PendingScores
 from streamer.commits import Commits
@@ -19,11 +20,12 @@ from streamer.scoring import PatientScorer
 from streamer.segments import Segment
 from streamer.sink import DecisionSink
 from streamer.source import Assignment
+from streamer.verdicts import Judge, Verdicts
 
 __all__ = ["Batches"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _InFlight:
     """A segment whose state has moved and whose outputs are not written yet.
 
@@ -35,6 +37,8 @@ class _InFlight:
         forwarded: Rows that the gateway has decided already.
         counted: Rows that moved the state for the first time: they belong in the activity log.
         pending: The answer under way; None if there is nothing to score.
+        verdicts: What is decided, once the answer is there.
+        refused: Rows of the segment that the model server refuses, with why.
     """
 
     segment: Segment
@@ -44,6 +48,8 @@ class _InFlight:
     forwarded: list[int]
     counted: npt.NDArray[np.bool_]
     pending: PendingScores | None
+    verdicts: Verdicts | None = None
+    refused: dict[int, ModelRefusedError] = field(default_factory=dict)
 
 
 class Batches:
@@ -57,20 +63,28 @@ class Batches:
         self,
         state: HotState,
         scorer: PatientScorer,
+        judge: Judge,
         sink: DecisionSink,
         outputs: OutputWriter,
         commits: Commits,
         metrics: StreamerMetrics,
         *,
         max_in_flight: int,
+        store_all: Callable[[], None],
+        falls_back: bool,
+        clock_ms: Callable[[], int],
     ) -> None:
         self._state = state
         self._scorer = scorer
+        self._judge = judge
         self._sink = sink
         self._outputs = outputs
         self._commits = commits
         self._metrics = metrics
         self._max_in_flight = max_in_flight
+        self._store_all = store_all
+        self._falls_back = falls_back
+        self._clock_ms = clock_ms
         self._in_flight: deque[_InFlight] = deque()
         self._first_live = np.zeros(1, dtype=np.int64)
         self.processed: dict[int, int] = {}
@@ -91,7 +105,7 @@ class Batches:
         transactions = segment.decoded.transactions
         positions = segment.positions
         with self._metrics.timed("load"):
-            self._state.load(transactions.customer_key)
+            self._state.load(transactions.customer_key, self._store_all)
         with self._metrics.timed("features"):
             features = self._state.engine.process(transactions, positions, count_at_terminals=False)
             hashes = features.hashes()
@@ -124,38 +138,58 @@ class Batches:
             self._write_first()
 
     def write_answered(self) -> None:
-        """Write, in order, the batches that are answered while nothing has to be waited for."""
-        while self._in_flight and not self._sink.busy:
-            pending = self._in_flight[0].pending
-            if pending is not None and not pending.done:
+        """Write, in order, the batches that are decided while nothing has to be waited for."""
+        for batch in self._in_flight:  # explanations overlap with the scores of later batches
+            if batch.verdicts is None and (batch.pending is None or batch.pending.done):
+                batch.verdicts = self._decided(batch)
+            if batch.verdicts is None:
+                break
+        while self._in_flight:
+            verdicts = self._in_flight[0].verdicts
+            if verdicts is None or not verdicts.ready:
                 break
             self._write_first()
         self._metrics.in_flight.set(len(self._in_flight))
 
-    def _write_first(self) -> None:
-        """Write the oldest batch; waits for its scores, and for the commit under way."""
-        batch = self._in_flight[0]
-        rows, hashes = batch.rows, batch.hashes
-        scores = np.empty(0, dtype=np.float32)
-        refused: dict[int, ModelRefusedError] = {}
-        if batch.pending is not None:
+    def _decided(self, batch: _InFlight) -> Verdicts:
+        """Wait for the scores and decide; rows that are refused leave the batch."""
+        if batch.pending is None:
+            return self._judge.by_rules(batch.features)  # of no rows
+        try:
             with self._metrics.timed("wait_scores"):
                 scores, refused = self._scorer.result(batch.pending, batch.features)
-        with self._metrics.timed("wait_commit"):
-            self._commits.settle()
+        except ModelUnavailableError:
+            if not self._falls_back:
+                raise
+            return self._judge.by_rules(batch.features)
+        if refused:
+            batch.refused = {int(batch.rows[i]): error for i, error in refused.items()}
+            good = ~np.isnan(scores)
+            batch.rows, batch.hashes = batch.rows[good], batch.hashes[good]
+            batch.features, scores = batch.features[good], scores[good]
+        stamps_ms = batch.segment.polled.timestamp_ms[batch.segment.decoded.source[batch.rows]]
+        waited_ms = (self._clock_ms() - stamps_ms).astype(np.float64)
+        return self._judge.by_model(batch.features, scores, waited_ms)
+
+    def _write_first(self) -> None:
+        """Write the oldest batch; waits for its scores and reasons."""
+        batch = self._in_flight[0]
+        verdicts = batch.verdicts or self._decided(batch)
+        with self._metrics.timed("wait_reasons"):
+            reasons = verdicts.reasons()
+        segment = batch.segment
         with self._metrics.timed("write"):
-            if refused:
-                self._outputs.write_refused(batch.segment, rows, refused)
-                good = ~np.isnan(scores)
-                rows, hashes, scores = rows[good], hashes[good], scores[good]
-            self._outputs.write_decisions(batch.segment, rows, scores, hashes, batch.forwarded)
-            self._outputs.write_bad(batch.segment, self._first_live)
-            transactions = batch.segment.decoded.transactions
+            self._outputs.write_refused(segment, batch.refused)
+            self._outputs.write_decisions(
+                segment, batch.rows, batch.hashes, verdicts, reasons, batch.forwarded
+            )
+            self._outputs.write_bad(segment, self._first_live)
+            transactions = segment.decoded.transactions
             self._sink.count(
                 transactions.terminal_key[batch.counted], transactions.event_time_ms[batch.counted]
             )
         self._in_flight.popleft()
-        self._commits.note_written(batch.segment.polled.end_offsets())
+        self._commits.note_written(segment.polled.end_offsets())
 
     def write_all(self) -> None:
         """Write everything that was processed."""

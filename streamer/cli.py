@@ -7,10 +7,10 @@ import signal
 from types import FrameType
 
 import click
-from prometheus_client import start_http_server
 
 from flagger.addresses import resolve_settings
 from flagger.models import live_version, load_version
+from streamer.health import Health, serve_health
 from streamer.metrics import StreamerMetrics
 from streamer.pipeline import Pipeline
 from streamer.topics import ensure_topics
@@ -19,7 +19,13 @@ __all__ = ["stream"]
 
 
 @click.command()
-@click.option("--metrics-port", type=int, default=9101, show_default=True, help="0: no endpoint.")
+@click.option(
+    "--metrics-port",
+    type=int,
+    default=9101,
+    show_default=True,
+    help="Of /metrics, /healthz, /readyz. 0: none.",
+)
 @click.option("--metrics-host", default="127.0.0.1", show_default=True)
 def stream(metrics_port: int, metrics_host: str) -> None:
     """Score transactions from Kafka, exactly once, until Ctrl-C or SIGTERM.
@@ -39,12 +45,12 @@ def stream(metrics_port: int, metrics_host: str) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    metrics = StreamerMetrics()
+    metrics, health = StreamerMetrics(), Health()
     if metrics_port:
-        start_http_server(metrics_port, metrics_host, metrics.registry)
+        serve_health(health, metrics.registry, metrics_host, metrics_port)
     click.echo(
         f"streaming {settings.transactions_topic} with {settings.streamer_model} "
         f"version {model.version}; stop with Ctrl-C",
         err=True,
     )
-    Pipeline(settings, model, metrics, keep_going=lambda: not stopping).run()
+    Pipeline(settings, model, metrics, keep_going=lambda: not stopping, health=health).run()

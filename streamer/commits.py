@@ -28,7 +28,7 @@ class Commits:
         source: TransactionSource,
         metrics: StreamerMetrics,
         *,
-        interval_ms: int,
+        interval_ms: float,
     ) -> None:
         self._sink = sink
         self._source = source
@@ -52,7 +52,7 @@ class Commits:
 
     def advance(self, *, caught_up: bool) -> None:
         """Finish the commit under way if it is through, and start the next one if it is due."""
-        if self._sink.busy:
+        if self._sink.committing:
             return
         self.settle()
         waits = self._sink.has_output or self._written != self.committed

@@ -66,13 +66,25 @@ class StreamerMetrics:
         self.too_late = gauge(
             "too_late", "Labels and terminal counts that had already left the terminal's ring"
         )
+        self.unexplained = counter("unexplained", "Flagged transactions without an explanation")
         self.model_errors = counter("model_errors", "Failed requests to Triton", "kind")
+        self.lag = gauge("lag_messages", "Messages in the log that are not decided yet")
+        self.event_lag_s = gauge(
+            "event_time_lag_seconds",
+            "Age of the newest decided transaction's message while others wait; 0: none waits",
+        )
+        self.waiting = gauge("waiting", "1 while the streamer waits for a part", "part")
         self.held = gauge("held_messages", "Messages that wait for slower partitions")
         self.in_flight = gauge("in_flight_requests", "Requests to Triton under way")
         self.customers = gauge("customers", "Customers in memory")
         self.terminals = gauge("terminals", "Terminals in memory")
         self.records_written = gauge("records_written", "Entity records written to the store")
         self.records_loaded = gauge("records_loaded", "Entity records found in the store")
+        self.records_created = gauge("records_created", "Customers that nobody had seen before")
+        self.customers_evicted = gauge(
+            "customers_evicted", "Customers that left the memory; they are in the store"
+        )
+        self.state_bytes = gauge("state_bytes", "Memory of the entity records, bytes")
         self.stage_s = counter("stage_seconds", "Time spent in each stage", "stage")
         self.latency_s = BulkHistogram(
             "flagger_streamer_event_to_decision_seconds",

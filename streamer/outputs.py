@@ -11,12 +11,14 @@ import numpy.typing as npt
 from flagger.errors import ModelRefusedError
 from flagger.models import ModelVersion
 from flagger.policy import APPROVE, DECISIONS
+from flagger.reasons import Reason
 from flagger.settings import Settings
 from flagger.wire.encode import DecisionText, encode_approvals
 from flagger.wire.messages import Decision
 from streamer.metrics import StreamerMetrics
 from streamer.segments import Segment
 from streamer.sink import DecisionSink
+from streamer.verdicts import Verdicts
 
 __all__ = ["OutputWriter"]
 
@@ -46,7 +48,6 @@ class OutputWriter:
 
     def use(self, model: ModelVersion) -> None:
         """Decide by another version's policy from now on."""
-        self._policy = model.policy
         self._constants = DecisionText(
             model=self._settings.streamer_model,
             model_version=model.version,
@@ -57,23 +58,26 @@ class OutputWriter:
         self,
         segment: Segment,
         rows: npt.NDArray[np.intp],
-        scores: npt.NDArray[np.float32],
         hashes: npt.NDArray[np.uint64],
+        verdicts: Verdicts,
+        reasons: list[list[Reason]],
         forwarded: list[int],
     ) -> None:
         """Write the segment's decisions in log order, and the flagged ones as alerts too.
 
         Args:
             segment: The messages.
-            rows: Which rows of the segment were scored, intp [n], rising.
-            scores: float32 [n].
+            rows: Which rows of the segment are decided here, intp [n], rising.
             hashes: Fingerprints of the feature rows, uint64 [n].
+            verdicts: The n decisions.
+            reasons: Why those in `verdicts.flagged` are flagged.
             forwarded: Rows that the gateway has decided already.
         """
         values: list[bytes] = []
-        flagged = np.zeros(0, dtype=np.bool_)
+        flagged = np.zeros(len(rows), dtype=np.bool_)
         if len(rows):
-            values, flagged = self._decide(segment, rows, scores, hashes)
+            values = self._values(segment, rows, hashes, verdicts, reasons)
+            flagged[verdicts.flagged] = True
         if forwarded:
             decisions = [segment.decoded.decided[row] for row in forwarded]
             values += [msgspec.json.encode(decision) for decision in decisions]
@@ -86,32 +90,34 @@ class OutputWriter:
                 self._metrics.decided.labels(decision.decision, decision.decision_source).inc()
         self._send(segment, rows, values, np.flatnonzero(flagged).tolist())
 
-    def _decide(
+    def _values(
         self,
         segment: Segment,
         rows: npt.NDArray[np.intp],
-        scores: npt.NDArray[np.float32],
         hashes: npt.NDArray[np.uint64],
-    ) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
-        """Return the JSON of each decision, and which of them are review or decline, bool [n]."""
+        verdicts: Verdicts,
+        reasons: list[list[Reason]],
+    ) -> list[bytes]:
+        """Return the JSON of each decision."""
         stamps_ms = segment.polled.timestamp_ms[segment.decoded.source[rows]]
         latencies_ms = np.maximum(self._clock_ms() - stamps_ms, 0).astype(np.float64)
-        codes = self._policy.decide(scores)
+        scores = verdicts.scores
         values = encode_approvals(
             self._constants,
             segment.decoded.text,
             segment.decoded.spans[rows],
-            scores,
+            np.zeros(len(rows), dtype=np.float32) if scores is None else scores,
             hashes,
             latencies_ms,
         )
-        flagged = codes != APPROVE
-        for i in np.flatnonzero(flagged).tolist():
-            values[i] = self._flagged(values[i], scores[i], int(codes[i]))
-        for code, count in enumerate(np.bincount(codes, minlength=len(DECISIONS)).tolist()):
-            self._metrics.decided.labels(DECISIONS[code], "model").inc(count)
+        if scores is None:
+            values = [_by_others(value, verdicts.source) for value in values]
+        for i, why in zip(verdicts.flagged.tolist(), reasons, strict=True):
+            values[i] = _flagged(values[i], DECISIONS[int(verdicts.codes[i])], why)
+        for code, count in enumerate(np.bincount(verdicts.codes, minlength=3).tolist()):
+            self._metrics.decided.labels(DECISIONS[code], verdicts.source).inc(count)
         self._metrics.latency_s.observe_all(latencies_ms / 1000)
-        return values, flagged
+        return values
 
     def _send(
         self,
@@ -136,12 +142,10 @@ class OutputWriter:
                 [stamps[i] for i in alerts],
             )
 
-    def write_refused(
-        self, segment: Segment, rows: npt.NDArray[np.intp], refused: dict[int, ModelRefusedError]
-    ) -> None:
-        """Write the rows that the model server refuses (place in `rows` -> why) as dead letters."""
-        for i, error in refused.items():
-            self._dead_letter(segment, int(segment.decoded.source[rows[i]]), error)
+    def write_refused(self, segment: Segment, refused: dict[int, ModelRefusedError]) -> None:
+        """Write the rows that the model server refuses (row -> why) as dead letters."""
+        for row, error in refused.items():
+            self._dead_letter(segment, int(segment.decoded.source[row]), error)
 
     def write_bad(self, segment: Segment, first_live: npt.NDArray[np.int64]) -> None:
         """Write the messages that cannot be read to the dead-letter topic.
@@ -164,11 +168,22 @@ class OutputWriter:
         )
         self._metrics.dead_lettered.inc()
 
-    def _flagged(self, approval: bytes, score: np.float32, code: int) -> bytes:
-        decision = msgspec.json.decode(approval, type=Decision)
-        decision.decision = DECISIONS[code]
-        decision.reasons = self._policy.reason(float(score), code)
-        return msgspec.json.encode(decision)
+
+def _flagged(approval: bytes, decision: str, reasons: list[Reason]) -> bytes:
+    flagged = msgspec.json.decode(approval, type=Decision)
+    flagged.decision = decision
+    flagged.reasons = [reason.text for reason in reasons]
+    flagged.reason_codes = [reason.code for reason in reasons]
+    return msgspec.json.encode(flagged)
+
+
+def _by_others(approval: bytes, source: str) -> bytes:
+    """Return the decision as one that no model made."""
+    decision = msgspec.json.decode(approval, type=Decision)
+    decision.decision_source = source
+    decision.score = None
+    decision.model = decision.model_version = decision.policy_version = ""
+    return msgspec.json.encode(decision)
 
 
 def _customer_ids(segment: Segment, spans: npt.NDArray[np.int64]) -> list[bytes]:

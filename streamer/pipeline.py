@@ -1,7 +1,7 @@
 """The streamer's loop: poll, align, compute features, ask Triton, decide, commit.
 
 One thread owns the state and runs the loop. Three things overlap with it: Triton's answers, the
-Kafka commit, and the writing of snapshots to the store. Batches are whatever has arrived while the
+Kafka commit, and the writing of state to the store. Batches are whatever has arrived while the
 loop was busy: small when the load is low, up to `max_batch_rows` when it is high.
 """
 
@@ -14,7 +14,8 @@ from contextlib import suppress
 
 from confluent_kafka import Message
 
-from flagger.errors import BadMessageError, StateStoreError
+from flagger.errors import BadMessageError, ConfigurationError, StateStoreError
+from flagger.live import LiveModel
 from flagger.models import ModelVersion
 from flagger.settings import Settings
 from flagger.state.store import StateStore
@@ -22,8 +23,8 @@ from flagger.triton import ModelName, Scorer
 from streamer.alignment import Aligner, window_limit_ms
 from streamer.batches import Batches
 from streamer.commits import Commits
+from streamer.health import Health
 from streamer.hot_state import HotState
-from streamer.live_model import LiveModel
 from streamer.metrics import StreamerMetrics
 from streamer.outputs import OutputWriter
 from streamer.scoring import PatientScorer
@@ -31,6 +32,7 @@ from streamer.segments import Segment, read_segment
 from streamer.side_logs import SideLogs
 from streamer.sink import DecisionSink
 from streamer.source import Assignment, TransactionSource
+from streamer.verdicts import Judge
 
 __all__ = ["Pipeline"]
 
@@ -52,6 +54,7 @@ class Pipeline:
         model: The live version.
         metrics: Where to count.
         keep_going: Asked in every round; False ends `run` after everything processed is committed.
+        health: Told what the streamer waits for.
         clock_ms: Returns the current time, epoch milliseconds.
     """
 
@@ -62,12 +65,15 @@ class Pipeline:
         metrics: StreamerMetrics,
         *,
         keep_going: Callable[[], bool],
+        health: Health | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._keep_going = keep_going
         self._clock_ms = clock_ms
+        self._health = health or Health()
+        falls_back = settings.streamer_fallback == "rules"
         self._connection = Scorer(settings.triton_url or "", timeout_ms=settings.triton_timeout_ms)
         self._scorer = PatientScorer(
             self._connection,
@@ -75,7 +81,11 @@ class Pipeline:
             timeout_ms=settings.triton_timeout_ms,
             keep_going=keep_going,
             on_error=lambda kind: metrics.model_errors.labels(kind).inc(),
+            before_waiting=lambda: self._commits.commit_all(),
+            health=self._health,
+            patience_ms=settings.streamer_fallback_after_ms if falls_back else None,
         )
+        self._judge = Judge(model, self._connection, settings, metrics.unexplained.inc)
         self._state = HotState(model.contract, StateStore(settings.valkey_url or ""), settings)
         self._sink = DecisionSink(settings)
         self._side_logs = SideLogs(
@@ -88,20 +98,24 @@ class Pipeline:
             settings, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
         self._commits = Commits(
-            self._sink, self._source, metrics, interval_ms=settings.commit_interval_ms
+            self._sink, self._source, metrics, interval_ms=settings.latency_target_ms / 2
         )
         self._aligner = Aligner(model.contract.label_delay_ms, self._source.unfinished)
         self._outputs = OutputWriter(self._sink, model, settings, metrics, clock_ms)
         self._batches = Batches(
             self._state,
             self._scorer,
+            self._judge,
             self._sink,
             self._outputs,
             self._commits,
             metrics,
             max_in_flight=settings.max_in_flight,
+            store_all=self._store_all,
+            falls_back=falls_back,
+            clock_ms=clock_ms,
         )
-        self._live_model = LiveModel(settings.model_repository, model.version, self._is_ready)
+        self._live_model = LiveModel(settings.model_repository, model, self._check)
         self._plan: dict[int, Assignment] = {}
         self._known_until_ms = 0
         self._flushed_s = self._side_logs_read_s = time.monotonic()
@@ -124,7 +138,8 @@ class Pipeline:
             self._connection.close()
 
     def _round(self) -> None:
-        committing = self._sink.busy
+        self._health.came_round()
+        committing = self._sink.committing
         wait_s = _BUSY_WAIT_S if committing or len(self._batches) else _IDLE_WAIT_S
         limit = self._settings.max_batch_rows
         with self._metrics.timed("read"):
@@ -175,30 +190,51 @@ class Pipeline:
             self._commits.commit_all()
 
     def _keep_up(self) -> None:
-        """Read the side logs and write snapshots, each as often as it needs."""
+        """Read the side logs and write state, each as often as it needs."""
         now_s = time.monotonic()
+        due = False
         if now_s - self._side_logs_read_s >= _SIDE_LOG_EVERY_S:
             self._side_logs_read_s = now_s
             with self._metrics.timed("side_logs"):
                 self._side_logs.read()
                 self._side_logs.apply_due(self._state.engine, self._aligner.stream_clock_ms)
-        if now_s - self._flushed_s >= self._settings.state_flush_interval_ms / 1000:
+            due = self._state.has_much_to_write
+        if due or now_s - self._flushed_s >= self._settings.state_flush_interval_ms / 1000:
             self._flushed_s = now_s
-            with self._metrics.timed("snapshot"):
-                self._state.snapshot(self._batches.processed, self._side_logs.applied)
-            self._state.report(self._metrics)
+            self._state.begin_round(self._batches.processed, self._side_logs.applied)
+            self._report()
         try:
-            self._state.write_if_committed(self._commits.committed)
+            with self._metrics.timed("copy_state"):
+                finished = self._state.advance(self._batches.processed, self._commits.committed)
+            if finished:
+                self._health.goes_on("valkey")
         except StateStoreError as error:
+            self._health.waits("valkey", str(error))
             _log.warning("%s The next attempt follows.", error)
 
-    def _is_ready(self, version: str) -> bool:
-        return self._connection.is_ready(ModelName(self._settings.streamer_model, version))
+    def _report(self) -> None:
+        self._state.report(self._metrics)
+        lag = self._source.lag(self._commits.committed)
+        clock_ms = self._aligner.stream_clock_ms
+        behind_ms = self._clock_ms() - clock_ms if lag and clock_ms > 0 else 0
+        self._metrics.lag.set(lag)
+        self._metrics.event_lag_s.set(max(behind_ms, 0) / 1000)
+        for part in ("partitions", "triton", "valkey"):
+            self._metrics.waiting.labels(part).set(part in self._health.reasons)
+
+    def _check(self, model: ModelVersion) -> None:
+        entry = ModelName(self._settings.streamer_model, model.version)
+        if not self._connection.is_ready(entry):
+            raise ConfigurationError(
+                f"Triton does not serve {entry.name} version {entry.version}; load it there first "
+                f"(`flagger export` does)."
+            )
 
     def _switch(self, model: ModelVersion) -> None:
         """Go on with another model version; what was scored by the old one is written first."""
         self._settle()
         self._scorer.use(ModelName(self._settings.streamer_model, model.version))
+        self._judge.use(model)
         self._outputs.use(model)
         self._state.engine.use_contract(model.contract)
         self._aligner.label_delay_ms = model.contract.label_delay_ms
@@ -207,11 +243,17 @@ class Pipeline:
     def _hand_over(self) -> None:
         """Commit and store everything, so that whoever comes next finds it."""
         if self._plan:
-            self._settle()
-            self._state.flush(self._commits.committed, self._side_logs.applied)
+            self._store_all()
+
+    def _store_all(self) -> None:
+        """Commit and store everything that was processed."""
+        self._settle()
+        self._state.flush(self._batches.processed, self._side_logs.applied)
 
     def _assigned(self, committed: dict[int, int]) -> dict[int, Assignment]:
         self._plan = self._state.plan(committed)
+        if committed:
+            self._health.goes_on("partitions")
         self._commits.restart(self._plan)
         self._batches.restart(self._plan)
         self._known_until_ms = 0
@@ -228,6 +270,7 @@ class Pipeline:
 
     def _let_go(self) -> None:
         self._plan = {}
+        self._health.waits("partitions", "Kafka has taken the partitions away; others have them.")
         self._batches.restart({})
         self._aligner.forget()
         self._state.forget_customers()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from flagger.errors import ModelRefusedError, ModelUnavailableError
 from flagger.triton import ModelName, PendingScores, Scorer
+from streamer.health import Health
 
 __all__ = ["PatientScorer"]
 
@@ -22,12 +23,18 @@ _log = logging.getLogger(__name__)
 class PatientScorer:
     """Asks again as long as it takes; the messages wait in Kafka meanwhile, nothing is lost.
 
+    With `patience_ms` it gives up where the server has been away for so long, and from then on
+    asks only once for each batch until the server is back.
+
     Args:
         scorer: The connection.
         model: Whom to ask.
         timeout_ms: Limit of one request.
         keep_going: Asked before each further attempt; False ends the waiting.
         on_error: Called with `unavailable` or `refused` for each failed request.
+        before_waiting: Called when a wait begins: what is decided goes out, no transaction hangs.
+        health: Told what the streamer waits for.
+        patience_ms: How long to wait for a server that is away; None: as long as it takes.
     """
 
     def __init__(
@@ -38,12 +45,19 @@ class PatientScorer:
         timeout_ms: int,
         keep_going: Callable[[], bool],
         on_error: Callable[[str], None],
+        before_waiting: Callable[[], None],
+        health: Health,
+        patience_ms: int | None = None,
     ) -> None:
         self._scorer = scorer
         self._model = model
         self._wait_s = timeout_ms / 1000 + 1
         self._keep_going = keep_going
         self._on_error = on_error
+        self._before_waiting = before_waiting
+        self._health = health
+        self._patience_s = None if patience_ms is None else patience_ms / 1000
+        self._away_since_s: float | None = None
 
     def use(self, model: ModelName) -> None:
         """Ask another model from now on; requests under way must have been answered."""
@@ -59,7 +73,8 @@ class PatientScorer:
         """Return the scores, float32 [n], and the rows that the server refuses (score NaN).
 
         Raises:
-            ModelUnavailableError: The server is away and `keep_going` said to stop.
+            ModelUnavailableError: The server is away and `keep_going` said to stop, or the
+                patience is at its end: decide without it.
             ModelRefusedError: The server refuses any row: the model is wrong, not the data.
         """
         try:
@@ -75,18 +90,32 @@ class PatientScorer:
         pause_s = _FIRST_WAIT_S
         while True:
             try:
-                return pending.result(self._wait_s)
+                scores = pending.result(self._wait_s)
             except ModelUnavailableError as error:
                 self._on_error("unavailable")
-                if not self._keep_going():
+                if self._gives_up(error):
                     raise
                 _log.warning("%s Waiting %.2f s, then asking again.", error, pause_s)
             except ModelRefusedError:
                 self._on_error("refused")
                 raise
+            else:
+                self._away_since_s = None
+                self._health.goes_on("triton")
+                return scores
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_WAIT_S)
             pending = self.submit(rows)
+
+    def _gives_up(self, error: ModelUnavailableError) -> bool:
+        now_s = time.monotonic()
+        if self._away_since_s is None:
+            self._away_since_s = now_s
+            self._before_waiting()
+        self._health.waits("triton", str(error))
+        if self._patience_s is not None and now_s - self._away_since_s >= self._patience_s:
+            return True
+        return not self._keep_going()
 
     def _bisect(
         self, rows: npt.NDArray[np.float32]

@@ -20,7 +20,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 from flagger.errors import BadMessageError, StackError
 from flagger.features import ActivityBatch, FeatureEngine, LabelBatch
 from flagger.features.hashing import key_of
-from flagger.kafka import client_config
+from flagger.kafka import client_config, is_fatal
 from flagger.settings import Settings
 from flagger.state.records import TERMINAL_BUCKET_MS
 from flagger.wire.messages import Label, parse_label
@@ -183,7 +183,7 @@ class SideLogs:
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name
                 self._read[topic] = max(self._read[topic], message.offset())
-            elif error.fatal():
+            elif is_fatal(error):
                 raise StackError(f"Kafka refuses to deliver {topic}: {error}.")
             return
         offset = message.offset()

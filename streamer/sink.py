@@ -1,11 +1,18 @@
-"""Writes decisions, alerts, dead letters, activity and the consumed offsets: one transaction."""
+"""Writes decisions, alerts, dead letters, activity and the consumed offsets: one transaction.
+
+Two transactional producers take turns: while the commit of one is under way, the next outputs go to
+the broker through the other. With a single one every commit would wait for the broker to close the
+last transaction first, and then for the outputs to be sent. Commits are made one after the other;
+when one fails, no later one is tried.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -26,6 +33,12 @@ _RETRY_BACKOFF_MS = 2
 """The broker puts a transaction off for a moment while the markers of the last one are written.
 librdkafka's own 100 ms would then be the duration of every commit."""
 _MAX_QUEUED_MESSAGES = 500_000
+_TRANSACTION_TIMEOUT_MS = 10_000
+"""A streamer that hangs with an open transaction keeps readers and its heir waiting for so long."""
+
+
+_TRANSACTIONS = 2
+"""One commits while the other is written."""
 
 
 @contextmanager
@@ -40,43 +53,85 @@ def _mapped(what: str) -> Iterator[None]:
         ) from error
 
 
-class DecisionSink:
-    """A transactional producer. One transaction is open from the first output to `commit`."""
+class _Transaction:
+    """One transactional producer and what is known of its open transaction.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._producer = Producer(
+    Attributes:
+        producer: The client; after `init_transactions` it fences its predecessors.
+        opened_s: When the open transaction began, monotonic seconds.
+        activity: Transactions to count at terminals: their keys and times.
+    """
+
+    def __init__(self, settings: Settings, number: int) -> None:
+        name = f"{settings.consumer_group}-{settings.instance}"
+        self.producer = Producer(
             producer_config(settings)
             | {
-                "transactional.id": f"{settings.consumer_group}-{settings.instance}",
+                # The first one has the plain name.
+                "transactional.id": f"{name}-{number}" if number else name,
+                "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
                 "linger.ms": _LINGER_MS,
                 "retry.backoff.ms": _RETRY_BACKOFF_MS,
                 "retry.backoff.max.ms": 2 * _RETRY_BACKOFF_MS,
                 "queue.buffering.max.messages": _MAX_QUEUED_MESSAGES,
             }
         )
-        self._open = False
-        self._opened_s = 0.0
-        self._activity: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]] = []
-        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._commit: Future[None] | None = None
+        self.opened_s = 0.0
+        self.activity: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]] = []
         with _mapped("start transactions"):
-            self._producer.init_transactions(_TIMEOUT_S)
+            self.producer.init_transactions(_TIMEOUT_S)
+
+    def begin(self) -> None:
+        with _mapped("begin"):
+            self.producer.begin_transaction()
+        self.opened_s = time.monotonic()
+
+    def take_activity(self) -> bytes | None:
+        """Return the entry of the activity log and begin a new one; None: nothing to count."""
+        if not self.activity:
+            return None
+        keys = np.concatenate([keys for keys, _ in self.activity])
+        times_ms = np.concatenate([times for _, times in self.activity])
+        self.activity.clear()
+        return encode_activity(keys, times_ms)
+
+    def finish(self, offsets: list[TopicPartition], group: Any) -> None:
+        """Commit with the consumed offsets; blocks."""
+        with _mapped("commit"):
+            self.producer.send_offsets_to_transaction(offsets, group, _TIMEOUT_S)
+            self.producer.commit_transaction(_TIMEOUT_S)
+
+    def abort(self) -> None:
+        """Give up what is open: readers never see it."""
+        self.activity.clear()
+        with _mapped("abort"):
+            self.producer.abort_transaction(_TIMEOUT_S)
+
+
+class DecisionSink:
+    """The outputs' way into Kafka. A transaction is open from the first output to `commit`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._idle = deque(_Transaction(settings, number) for number in range(_TRANSACTIONS))
+        self._open: _Transaction | None = None
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._under_way: tuple[Future[None], _Transaction] | None = None
 
     @property
-    def busy(self) -> bool:
-        """True while a commit is under way: nothing can be written."""
-        return self._commit is not None and not self._commit.done()
+    def committing(self) -> bool:
+        """True while a commit is under way; outputs can be written meanwhile."""
+        return self._under_way is not None and not self._under_way[0].done()
 
     @property
     def has_output(self) -> bool:
         """True if a transaction is open."""
-        return self._open
+        return self._open is not None
 
     @property
     def age_s(self) -> float:
         """Seconds since the open transaction began."""
-        return time.monotonic() - self._opened_s if self._open else 0.0
+        return 0.0 if self._open is None else time.monotonic() - self._open.opened_s
 
     def write(
         self,
@@ -87,8 +142,8 @@ class DecisionSink:
         timestamps_ms: Sequence[int],
     ) -> None:
         """Add messages, each to the given partition with the given timestamp."""
-        self._begin()
-        produce = self._producer.produce
+        producer = self._opened().producer
+        produce = producer.produce
         for value, key, partition, timestamp_ms in zip(
             values, keys, partitions, timestamps_ms, strict=True
         ):
@@ -97,10 +152,10 @@ class DecisionSink:
                     # By position: with names a call takes half as long again.
                     produce(topic, value, key, partition, None, None, timestamp_ms)
                 except BufferError:
-                    self._producer.poll(0.01)
+                    producer.poll(0.01)
                 else:
                     break
-        self._producer.poll(0)
+        producer.poll(0)
 
     def dead_letter(self, value: bytes, *, topic: str, place: tuple[int, int], error: Any) -> None:
         """Add one message that can never be decided, with where it came from and why.
@@ -111,8 +166,7 @@ class DecisionSink:
             place: Partition and offset there.
             error: A FlaggerError.
         """
-        self._begin()
-        self._producer.produce(
+        self._opened().producer.produce(
             self._settings.dead_letter_topic,
             value,
             headers={
@@ -128,21 +182,21 @@ class DecisionSink:
     def count(self, terminal_keys: npt.NDArray[np.uint64], times_ms: npt.NDArray[np.int64]) -> None:
         """Add transactions to the activity entry that goes out with the commit."""
         if len(terminal_keys):
-            self._begin()
-            self._activity.append((terminal_keys, times_ms))
+            self._opened().activity.append((terminal_keys, times_ms))
 
     def commit(self, offsets: list[TopicPartition], group: Any) -> None:
-        """Start to commit the open transaction with the consumed offsets; see `busy`, `settle`."""
-        self._begin()
-        if self._activity:
-            keys = np.concatenate([keys for keys, _ in self._activity])
-            times_ms = np.concatenate([times for _, times in self._activity])
-            self._activity.clear()
-            self._producer.produce(
-                self._settings.activity_topic, encode_activity(keys, times_ms), partition=0
-            )
-        self._open = False
-        self._commit = self._committer.submit(self._finish, offsets, group)
+        """Start to commit the open transaction with the consumed offsets; see `committing`.
+
+        Waits for the commit under way, if any.
+        """
+        transaction = self._opened()
+        activity = transaction.take_activity()
+        if activity is not None:
+            transaction.producer.produce(self._settings.activity_topic, activity, partition=0)
+        self.settle()
+        self._open = None
+        future = self._committer.submit(transaction.finish, offsets, group)
+        self._under_way = future, transaction
 
     def settle(self) -> None:
         """Wait for the commit under way, if any.
@@ -150,32 +204,33 @@ class DecisionSink:
         Raises:
             StackError: It failed: this process must end; its successor starts from the last commit.
         """
-        if self._commit is not None:
-            self._commit.result()
-            self._commit = None
+        if self._under_way is not None:
+            future, transaction = self._under_way
+            future.result()
+            self._under_way = None
+            self._idle.append(transaction)
 
     def abandon(self) -> None:
         """Give up the open transaction: readers never see it."""
-        if self._open:
-            self._open = False
-            self._activity.clear()
-            with _mapped("abort"):
-                self._producer.abort_transaction(_TIMEOUT_S)
+        transaction, self._open = self._open, None
+        if transaction is not None:
+            self._idle.append(transaction)
+            transaction.abort()
 
     def close(self) -> None:
-        """Wait for the commit under way; end the thread and the connection."""
+        """Wait for the commit under way; end the thread and the connections."""
         self._committer.shutdown(wait=True)
-        self._producer.close()
+        waiting = [self._under_way[1]] if self._under_way else []
+        for transaction in [*self._idle, *waiting]:
+            with suppress(KafkaException):  # fenced: the commit that failed by it has said so
+                transaction.producer.close()
 
-    def _begin(self) -> None:
-        if not self._open:
-            self.settle()
-            with _mapped("begin"):
-                self._producer.begin_transaction()
-            self._open = True
-            self._opened_s = time.monotonic()
-
-    def _finish(self, offsets: list[TopicPartition], group: Any) -> None:
-        with _mapped("commit"):
-            self._producer.send_offsets_to_transaction(offsets, group, _TIMEOUT_S)
-            self._producer.commit_transaction(_TIMEOUT_S)
+    def _opened(self) -> _Transaction:
+        """Return the open transaction; begins one where there is none."""
+        if self._open is None:
+            if not self._idle:
+                self.settle()
+            transaction = self._idle.popleft()
+            transaction.begin()
+            self._open = transaction
+        return self._open

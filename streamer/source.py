@@ -10,7 +10,7 @@ import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from flagger.errors import StackError
-from flagger.kafka import client_config
+from flagger.kafka import client_config, is_fatal
 from flagger.settings import Settings
 from streamer.log_ends import LogEnds
 from streamer.segments import Polled
@@ -18,6 +18,9 @@ from streamer.segments import Polled
 __all__ = ["Assignment", "TransactionSource"]
 
 _SESSION_TIMEOUT_MS = 10_000
+_MAX_POLL_INTERVAL_MS = 1_800_000
+"""While Triton is away nothing is polled: such a streamer keeps its partitions for half an hour.
+A stuck one does not: its health check fails long before."""
 _ANSWER_TIMEOUT_S = 30.0
 _IDLE_S = 2.0
 """A partition that is read to its end and gave nothing for so long holds nobody back."""
@@ -68,6 +71,7 @@ class TransactionSource:
         self._next: dict[int, int] = {}
         self._seen_s: dict[int, float] = {}
         self._paused: set[int] = set()
+        self._closing = False
         self._ends = LogEnds(settings)
         self._consumer = Consumer(
             client_config(settings)
@@ -75,6 +79,7 @@ class TransactionSource:
                 "group.id": settings.consumer_group,
                 "group.instance.id": f"{settings.consumer_group}-{settings.instance}",
                 "session.timeout.ms": _SESSION_TIMEOUT_MS,
+                "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
@@ -82,7 +87,7 @@ class TransactionSource:
                 "partition.assignment.strategy": "range",
                 "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
                 "fetch.wait.max.ms": _FETCH_WAIT_MS,
-                "queued.min.messages": 100_000,
+                "queued.min.messages": 50_000,
             }
         )
         self._consumer.subscribe(
@@ -111,8 +116,11 @@ class TransactionSource:
         messages = [first, *self._consumer.consume(max_messages - 1, linger_s)]
         good = [m for m in messages if m.error() is None]
         for message in messages:
-            if message.error() is not None and message.error().fatal():
-                raise StackError(f"Kafka refuses this consumer: {message.error()}.")
+            if message.error() is not None and is_fatal(message.error()):
+                raise StackError(
+                    f"Kafka refuses this consumer: {message.error()}. If another streamer runs "
+                    f"under the same FLAGGER_INSTANCE, give each its own."
+                )
         if not good:
             return None
         n = len(good)
@@ -123,6 +131,9 @@ class TransactionSource:
             timestamp_ms=np.fromiter((m.timestamp()[1] for m in good), dtype=np.int64, count=n),
         )
         now_s = time.monotonic()
+        silence_s = now_s - max(self._seen_s.values(), default=now_s)
+        if silence_s > _IDLE_S:  # of all: nobody polled, or the broker was away. Nobody is finished
+            self._seen_s = {p: seen_s + silence_s for p, seen_s in self._seen_s.items()}
         for p, offset in polled.end_offsets().items():
             self._next[p] = offset
             self._seen_s[p] = now_s
@@ -143,6 +154,15 @@ class TransactionSource:
                 found.add(p)
         return found
 
+    def lag(self, committed: dict[int, int]) -> int:
+        """Return how many messages lie behind these offsets, as the last fetch saw the log."""
+        behind = 0
+        for p in self._next:
+            end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, p), cached=True)
+            if end is not None:
+                behind += max(end[1] - committed.get(p, 0), 0)
+        return behind
+
     def pause_only(self, partitions: set[int]) -> None:
         """Stop reading these partitions and go on with all others."""
         wanted = partitions & self._next.keys()
@@ -156,10 +176,14 @@ class TransactionSource:
 
     def close(self) -> None:
         """Leave the group; the revoke callback runs first."""
+        self._closing = True
         self._ends.close()
         self._consumer.close()
 
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._closing:  # a rebalance was under way: leaving comes next, nothing answers any more
+            consumer.assign([])
+            return
         try:
             committed = {
                 tp.partition: max(tp.offset, 0)

@@ -60,6 +60,8 @@ def _properties(folder: Path, port: int, controller_port: int) -> str:
         # session ends; the default of 9 s is for networks.
         "broker.session.timeout.ms": 4_000,
         "broker.heartbeat.interval.ms": 500,
+        # Each transaction commits offsets; gathering them for 5 ms would cost it that long.
+        "group.coordinator.append.linger.ms": 0,
         # A single streamer need not wait for others to join.
         "group.initial.rebalance.delay.ms": 0,
     }

@@ -7,18 +7,21 @@ half way needs no repair.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import valkey
 
-from flagger.errors import ConfigurationError, StateStoreError
+from flagger.errors import ConfigurationError, StateLostError, StateStoreError
 from flagger.state.records import CUSTOMER, STATE_VERSION, TERMINAL
 
-__all__ = ["KINDS", "Kind", "StateStore", "decode_records", "encode_keys"]
+__all__ = ["KINDS", "Claim", "Kind", "StateStore", "decode_records", "encode_keys"]
 
 Kind = Literal["customer", "terminal"]
 KINDS: dict[Kind, tuple[bytes, np.dtype[Any]]] = {
@@ -75,6 +78,48 @@ def _mapped(what: str) -> Iterator[None]:
         ) from error
 
 
+@dataclass(slots=True)
+class Claim:
+    """The right to write the state of some partitions; whoever claims them later takes it away.
+
+    Each write changes the claim's entry in the store, within the same transaction. An entry that is
+    not what was written last means that somebody else has the partitions now, or that the server
+    came back without the latest writes: no write goes through any more, and no read.
+
+    Attributes:
+        names: Keys of the entries, one for each partition.
+        token: Tells this claim from all others.
+        confirmed: Number of the last write that the server has acknowledged.
+        attempted: Number of the last write that was sent; it may or may not be in the store.
+    """
+
+    names: list[bytes]
+    token: str
+    confirmed: int = 0
+    attempted: int = 0
+
+    def entry(self, number: int) -> bytes:
+        """Return what the store holds after the write with this number."""
+        return f"{self.token}:{number}".encode()
+
+    def require(self, found: list[bytes | None], since: int) -> None:
+        """Raise StateLostError unless all entries are of the write `since` or a later one."""
+        good = {self.entry(number) for number in range(since, self.attempted + 1)}
+        for name, entry in zip(self.names, found, strict=True):
+            if entry not in good:
+                what = "nothing is there" if entry is None else "it is there no more"
+                raise StateLostError(
+                    f"The state store no longer holds what this streamer wrote under "
+                    f"{name.decode()} ({what}): another streamer has taken its partitions over, or "
+                    f"Valkey came back without its latest data. Start this streamer again: it "
+                    f"reads the log again from what is stored, from its beginning if need be."
+                )
+
+
+def _set_all(values: dict[bytes, bytes], client: Any) -> None:
+    client.mset(values)
+
+
 class StateStore:
     """Blocking reads and writes of entity records.
 
@@ -95,13 +140,33 @@ class StateStore:
                 f"FLAGGER_VALKEY_URL is not a Valkey address ({error}); write valkey://host:port/0."
             ) from error
 
-    def read(self, kind: Kind, keys: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
-        """Return the records that exist among the keys, in their order."""
+    def claim(self, group: str, partitions: Iterable[int]) -> Claim:
+        """Take the right to write these partitions' state from whoever had it."""
+        names = [f"ff:owner:{group}:{p}".encode() for p in sorted(partitions)]
+        claim = Claim(names, uuid.uuid4().hex)
+        if names:
+            with _mapped("take a write"):
+                self._client.mset(dict.fromkeys(names, claim.entry(0)))
+        return claim
+
+    def read(
+        self, kind: Kind, keys: npt.NDArray[np.uint64], claim: Claim | None = None
+    ) -> npt.NDArray[Any]:
+        """Return the records that exist among the keys, in their order.
+
+        Raises:
+            StateLostError: The claim is given and no longer holds: absent records mean nothing.
+        """
         values: list[bytes | None] = []
+        names = [] if claim is None else claim.names
         with _mapped("answer a read"):
             for start in range(0, len(keys), MAX_RECORDS_PER_CALL):
                 chunk = encode_keys(kind, keys[start : start + MAX_RECORDS_PER_CALL])
-                values += self._client.mget(chunk)
+                since = 0 if claim is None else claim.confirmed
+                found = self._client.mget(names + chunk)
+                if claim is not None:
+                    claim.require(found[: len(names)], since)
+                values += found[len(names) :]
         return decode_records(kind, values)
 
     def read_all(self, kind: Kind) -> npt.NDArray[Any]:
@@ -114,17 +179,19 @@ class StateStore:
                 values += self._client.mget(found[start : start + MAX_RECORDS_PER_CALL])
         return decode_records(kind, values)
 
-    def write(self, kind: Kind, records: npt.NDArray[Any]) -> None:
-        """Write records under their keys."""
+    def write(self, kind: Kind, records: npt.NDArray[Any], claim: Claim | None = None) -> None:
+        """Write records under their keys.
+
+        Raises:
+            StateLostError: The claim is given and no longer holds; nothing more is written.
+        """
         size = records.dtype.itemsize
-        raw = records.tobytes()
-        names = encode_keys(kind, records["key"])
-        with _mapped("take a write"):
-            for start in range(0, len(names), MAX_RECORDS_PER_CALL):
-                stop = min(start + MAX_RECORDS_PER_CALL, len(names))
-                self._client.mset(
-                    {names[i]: raw[i * size : (i + 1) * size] for i in range(start, stop)}
-                )
+        for start in range(0, len(records), MAX_RECORDS_PER_CALL):
+            part = records[start : start + MAX_RECORDS_PER_CALL]
+            raw = part.tobytes()
+            names = encode_keys(kind, part["key"])
+            values = {name: raw[i * size : (i + 1) * size] for i, name in enumerate(names)}
+            self._write(partial(_set_all, values), claim)
 
     def read_marks(self, name: str) -> dict[str, int]:
         """Return a named set of numbers (offsets up to which the records are written)."""
@@ -132,11 +199,27 @@ class StateStore:
             found: dict[bytes, bytes] = self._client.hgetall(f"ff:marks:{name}")
         return {key.decode(): int(value) for key, value in found.items()}
 
-    def write_marks(self, name: str, marks: dict[str, int]) -> None:
+    def write_marks(self, name: str, marks: dict[str, int], claim: Claim | None = None) -> None:
         """Store numbers under a name; write them after the records that they speak of."""
         if marks:
-            with _mapped("take a write"):
-                self._client.hset(f"ff:marks:{name}", mapping={k: str(v) for k, v in marks.items()})
+            mapping = {k: str(v) for k, v in marks.items()}
+            self._write(lambda pipe: pipe.hset(f"ff:marks:{name}", mapping=mapping), claim)
+
+    def _write(self, command: Callable[[Any], object], claim: Claim | None) -> None:
+        """Send a command; with a claim, in one transaction with the check that it still holds."""
+        with _mapped("take a write"):
+            if claim is None or not claim.names:
+                command(self._client)
+                return
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.watch(*claim.names)
+                claim.require(pipe.mget(claim.names), claim.confirmed)
+                claim.attempted += 1
+                pipe.multi()
+                command(pipe)
+                pipe.mset(dict.fromkeys(claim.names, claim.entry(claim.attempted)))
+                pipe.execute()  # nothing happens if an entry has changed: the next attempt says why
+                claim.confirmed = claim.attempted
 
     def ping(self) -> None:
         """Raise StateStoreError unless the server answers."""

@@ -1,7 +1,7 @@
 """An in-memory table of entity records.
 
-Open addressing from key to row; rows dense in order of arrival. The kernels index
-`records` by row; a row number stays valid for the table's life.
+Open addressing from key to row; rows are dense. The kernels index `records` by row; a row number
+stays valid until the next `evict`.
 """
 
 from __future__ import annotations
@@ -72,13 +72,14 @@ def _rows_of(
 
 
 @kernel
-def _missing(
+def _find_rows(
     index: npt.NDArray[np.int32], records: Any, keys: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.bool_]:
-    missing = np.zeros(keys.shape[0], dtype=np.bool_)
+) -> npt.NDArray[np.int32]:
+    """Return each key's row, -1 where there is none."""
+    rows = np.empty(keys.shape[0], dtype=np.int32)
     for i in range(keys.shape[0]):
-        missing[i] = find_row(index, records, keys[i]) < 0
-    return missing
+        rows[i] = find_row(index, records, keys[i])
+    return rows
 
 
 def _blank_record(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -100,11 +101,18 @@ class EntityTable:
     Attributes:
         records: Structured array; rows `[0, len(self))` are in use.
         dirty: uint8 per row; 1 where the record changed since it was last written to the store.
+
+    Args:
+        dtype: CUSTOMER or TERMINAL.
+        initial_rows: Room to begin with. It costs memory only as it is used, growing beyond it
+            copies everything.
     """
 
     def __init__(self, dtype: np.dtype[Any], *, initial_rows: int = _INITIAL_ROWS) -> None:
         self.records: npt.NDArray[Any] = np.zeros(initial_rows, dtype=dtype)
         self.dirty: npt.NDArray[np.uint8] = np.zeros(initial_rows, dtype=np.uint8)
+        self._used: npt.NDArray[np.uint32] = np.zeros(initial_rows, dtype=np.uint32)
+        self._clock = 0
         self._blank = _blank_record(dtype)
         self._index = np.full(1 << (2 * initial_rows).bit_length(), _EMPTY, dtype=np.int32)
         self._count = 0
@@ -114,19 +122,28 @@ class EntityTable:
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return self.records.nbytes + self.dirty.nbytes + self._index.nbytes
+        """Memory in use, in bytes."""
+        per_row = self.records.itemsize + self.dirty.itemsize + self._used.itemsize
+        return self._count * per_row + self._index.nbytes
 
     def rows_of(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """Return the row of each key, int32 [n]; unknown keys get a blank record."""
         self._reserve(len(keys))
         rows = np.empty(len(keys), dtype=np.int32)
         self._count = _rows_of(self._index, self.records, self._count, self._blank, keys, rows)
+        self._clock += 1
+        self._used[rows] = self._clock
         return rows
+
+    def touch(self, keys: npt.NDArray[np.uint64]) -> None:
+        """Take note that these keys are in use; `evict` takes others first."""
+        rows = _find_rows(self._index, self.records, keys)
+        self._clock += 1
+        self._used[rows[rows >= 0]] = self._clock
 
     def missing(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """Return the distinct keys that have no record here."""
-        return np.unique(keys[_missing(self._index, self.records, keys)])
+        return np.unique(keys[_find_rows(self._index, self.records, keys) < 0])
 
     def get(self, key: int) -> npt.NDArray[Any] | None:
         """Return a copy of one record, shape [1], or None."""
@@ -139,15 +156,49 @@ class EntityTable:
         self.records[rows] = records
         self.dirty[rows] = 0
 
-    def take_dirty(self) -> npt.NDArray[Any]:
-        """Return copies of the records that changed since the last call and mark them clean."""
-        rows = np.flatnonzero(self.dirty[: self._count])
+    def dirty_rows(self) -> npt.NDArray[np.intp]:
+        """Return the rows of the records that changed since they were last taken."""
+        return np.flatnonzero(self.dirty[: self._count])
+
+    def take(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Return copies of the records in these rows and mark them clean."""
         self.dirty[rows] = 0
         return self.records[rows]
 
+    def take_dirty(self) -> npt.NDArray[Any]:
+        """Return copies of all records that changed since they were last taken; now clean."""
+        return self.take(self.dirty_rows())
+
+    def count_dirty(self) -> int:
+        """Return how many records have changed since they were last taken."""
+        return int(np.count_nonzero(self.dirty[: self._count]))
+
     def mark_all_dirty(self) -> None:
-        """Have `take_dirty` return every record, also those taken before."""
+        """Have `dirty_rows` return every record, also those taken before."""
         self.dirty[: self._count] = 1
+
+    def evict(self, n: int) -> int:
+        """Drop up to n clean records, the least recently used ones; return how many.
+
+        They must be in the store: the next use loads them from there.
+        """
+        clean = np.flatnonzero(self.dirty[: self._count] == 0)
+        n = min(n, len(clean))
+        if n == 0:
+            return 0
+        oldest = clean[np.argpartition(self._used[clean], n - 1)[:n]]
+        stays = np.ones(self._count, dtype=np.bool_)
+        stays[oldest] = False
+        count = self._count - n
+        holes = np.flatnonzero(~stays[:count])
+        movers = count + np.flatnonzero(stays[count:])  # the last ones fill the holes
+        for array in (self.records, self.dirty, self._used):
+            array[holes] = array[movers]
+        self.dirty[count : self._count] = 0
+        self._count = count
+        self._index.fill(_EMPTY)
+        _reindex(self._index, self.records, count)
+        return n
 
     def _reserve(self, extra: int) -> None:
         needed = self._count + extra
@@ -155,6 +206,7 @@ class EntityTable:
             capacity = max(needed, len(self.records) * 3 // 2)
             self.records = _grown(self.records, capacity)
             self.dirty = _grown(self.dirty, capacity)
+            self._used = _grown(self._used, capacity)
         if 2 * needed > len(self._index):
             size = 1 << (2 * needed).bit_length()
             self._index = np.full(size, _EMPTY, dtype=np.int32)

