@@ -1,6 +1,6 @@
 # Everything runs in .venv, made by uv from uv.lock. Where uv is missing it is put into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format bench loadtest reference-model clean
+.PHONY: help setup demo up test chaos check format bench loadtest reference-model clean
 
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
@@ -26,6 +26,9 @@ up: setup  ## Keep Kafka, Triton and Valkey running until Ctrl-C
 test: setup  ## Run the tests
 	$(RUN) pytest
 
+chaos: setup  ## Kill 100 processes at random under load, prove that nothing is lost (ARGS="--seed 1")
+	$(RUN) pytest -m chaos -q tests/chaos tests/streamer $(ARGS)
+
 check: setup  ## Lint, formatting and types; changes nothing
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -44,6 +47,7 @@ loadtest: setup  ## Prove the gateway's latency with Locust (results in runs/loa
 reference-model: setup  ## Train the committed model again, from seed to model_repository
 	$(RUN) flagger simulate --out runs/reference/transactions.parquet $(REFERENCE_DATA)
 	$(RUN) flagger train --data runs/reference/transactions.parquet --out runs/reference/training
+	rm -rf model_repository
 	$(RUN) flagger export runs/reference/training --keep 1
 
 clean:  ## Remove what the build and the embedded stack made here

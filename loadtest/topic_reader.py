@@ -10,7 +10,7 @@ import numpy.typing as npt
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, TopicPartition
 
 from flagger.errors import StackError
-from flagger.kafka import client_config
+from flagger.kafka import client_config, is_fatal
 from flagger.settings import Settings
 
 __all__ = ["Records", "TopicReader", "read_topic"]
@@ -100,7 +100,7 @@ class TopicReader:
                 messages.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name
                 self._at_end.add(message.partition())
-            elif error.fatal():
+            elif is_fatal(error):
                 raise StackError(f"Kafka refuses this reader: {error}.")
         n = len(messages)
         return Records(

@@ -1,0 +1,11 @@
+"""The options of `make chaos`."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos")
+    group.addoption("--kills", type=int, default=100, help="processes to kill")
+    group.addoption("--seed", type=int, default=None, help="of an earlier run's plan")
