@@ -13,7 +13,10 @@ from rich.console import Console
 from flagger.features import FeatureContract
 from flagger.settings import load_settings
 from loadtest.bench_latency import bench_latency
+from loadtest.bench_poison import bench_poison
+from loadtest.bench_recovery import RecoveryPlan, bench_recovery
 from loadtest.bench_result import BenchResult
+from loadtest.bench_rival import RivalPlan, bench_rival
 from loadtest.bench_stream import bench_stream
 from train.replay import replay
 from train.simulate import SimulationConfig, simulate
@@ -45,6 +48,10 @@ limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only th
 repeats_option = click.option(
     "--repeats", default=5, show_default=True, type=click.IntRange(min=1, max=16)
 )
+pairs_option = click.option(
+    "--repeats", default=5, show_default=True, type=click.IntRange(min=1, max=8)
+)
+"""For scenarios that need two Valkey databases per repeat: it has 16."""
 out_option = click.option(
     "--out",
     default=_RESULTS,
@@ -126,4 +133,77 @@ def features(data: Path | None, limit: int | None, repeats: int, out: Path) -> N
         seconds = time.perf_counter() - start_s
         result.add("replay", table.num_rows / seconds, "tx/s")
         result.add("one million transactions", seconds / table.num_rows * 1e6, "s")
+    _finish(result, console, out)
+
+
+@bench.command()
+@repeats_option
+@out_option
+@click.option(
+    "--customers", default=1_000_000, show_default=True, type=click.IntRange(min=1),
+    help="Customers in state; another number gives the scenario another id.",
+)  # fmt: skip
+@click.option(
+    "--terminals", default=100_000, show_default=True, type=click.IntRange(min=1),
+    help="Terminals in state.",
+)  # fmt: skip
+@click.option(
+    "--rate", default=2_000.0, show_default=True, type=click.FloatRange(min=1),
+    help="Transactions per second meanwhile.",
+)  # fmt: skip
+def recovery(repeats: int, out: Path, customers: int, terminals: int, rate: float) -> None:
+    """Seconds from a restart after kill -9 to new decisions (scenario recovery-1m)."""
+    console = Console()
+    plan = RecoveryPlan(customers, min(terminals, customers), rate)
+    with console.status("starting") as status:
+        result = bench_recovery(
+            plan,
+            load_settings().model_repository,
+            out / plan.scenario,
+            repeats=repeats,
+            on_step=status.update,
+        )
+    _finish(result, console, out)
+
+
+@bench.command()
+@data_option
+@limit_option
+@pairs_option
+@out_option
+def poison(data: Path | None, limit: int | None, repeats: int, out: Path) -> None:
+    """What one bad message in 1,000 costs (scenario stream-poison)."""
+    console = Console()
+    with console.status("starting") as status:
+        result = bench_poison(
+            _table(data, limit),
+            load_settings().model_repository,
+            out / "stream-poison",
+            repeats=repeats,
+            on_step=status.update,
+        )
+    _finish(result, console, out)
+
+
+@bench.command()
+@data_option
+@limit_option
+@pairs_option
+@out_option
+@click.option(
+    "--rate", default=20.0, show_default=True, type=click.FloatRange(min=1),
+    help="Transactions per second of the latency part; the rival must keep up.",
+)  # fmt: skip
+def rival(data: Path | None, limit: int | None, repeats: int, out: Path, rate: float) -> None:
+    """The stream against one HTTP request per message (scenario rival-per-message)."""
+    console = Console()
+    with console.status("starting") as status:
+        result = bench_rival(
+            _table(data, limit),
+            RivalPlan(rate_per_s=rate),
+            load_settings().model_repository,
+            out / "rival-per-message",
+            repeats=repeats,
+            on_step=status.update,
+        )
     _finish(result, console, out)

@@ -22,6 +22,7 @@ from flagger.errors import StackError
 from flagger.models import load_version
 from flagger.settings import Settings, load_settings
 from flagger.wire.messages import Decision
+from loadtest.api_key import make_key
 from loadtest.observe import DecisionFollower, GatewayAnswer, ask_gateway, wait_for_decided
 from loadtest.offline import LogReplay, Verdict, compare, replay_log
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
@@ -176,7 +177,8 @@ def _stream(
     plan = result.plan
     history, live, asked = parts
     ensure_topics(settings)
-    environment = environment_of(settings)
+    key, variables = make_key(plan.out)
+    environment = environment_of(settings, variables)
     metrics_port, port = free_ports(2)
     metrics = f"http://127.0.0.1:{metrics_port}/metrics"
     bodies = encode_transactions(asked.combine_chunks().to_batches()[0])
@@ -206,7 +208,7 @@ def _stream(
         with _step(result, on_step, what), DecisionFollower(settings) as follower:
             producer = produce("live", live, "--rate", f"{rate:g}")
             duration_s = live.num_rows / rate
-            result.answers = ask_gateway(port, bodies, duration_s=duration_s)
+            result.answers = ask_gateway(port, bodies, key, duration_s=duration_s)
             producer.wait(_PRODUCE_TIMEOUT_S)
             result.sent = history.num_rows + live.num_rows + asked.num_rows
             wait_for_decided(metrics, streamer, result.sent)

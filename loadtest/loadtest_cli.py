@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 from rich.console import Console
 
 from flagger.settings import load_settings
+from loadtest.api_key import API_KEY_VARIABLE
 from loadtest.open_loop import LoadPlan, Target, load, started
 from loadtest.slo import P99_LIMIT_MS
 
@@ -49,7 +51,8 @@ def _http_url(_context: click.Context, _parameter: click.Parameter, value: str |
 )  # fmt: skip
 @click.option(
     "--url", callback=_http_url,
-    help="A gateway that runs already; it gets made-up payments! Default: start one.",
+    help="A gateway that runs already; it gets made-up payments! Its API key is read from the "
+    "variable GATEWAY_API_KEY. Default: start one.",
 )  # fmt: skip
 def loadtest(
     rate: float,
@@ -70,12 +73,15 @@ def loadtest(
         raise click.UsageError(
             "--stream-rate and --repository need a gateway started here: no --url."
         )
+    key = os.environ.get(API_KEY_VARIABLE, "")
     plan = LoadPlan(out, rate, duration, repeats, stream_rate)
     console = Console()
     with console.status("starting") as status:
         repository = repository or load_settings().model_repository
         serving = (
-            contextlib.nullcontext(Target(url)) if url else started(plan, repository, status.update)
+            contextlib.nullcontext(Target(url, api_key=key))
+            if url
+            else started(plan, repository, status.update)
         )
         with serving as target:
             result, judgements = load(target, plan, status.update)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -32,6 +33,8 @@ _HEAD_START_S = 1.0
 _PATIENCE_S = 10.0
 """How long the last answers are waited for."""
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+if _key := os.environ.get("GATEWAY_API_KEY"):
+    _HEADERS["Authorization"] = f"Bearer {_key}"
 
 
 class Run:

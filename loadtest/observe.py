@@ -122,9 +122,12 @@ class GatewayAnswer:
     attempts: int = 1
 
 
-def ask_gateway(port: int, bodies: Sequence[bytes], *, duration_s: float) -> list[GatewayAnswer]:
+def ask_gateway(
+    port: int, bodies: Sequence[bytes], key: str, *, duration_s: float
+) -> list[GatewayAnswer]:
     """Send requests one after the other over one connection, spread evenly over a time."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_REQUEST_TIMEOUT_S)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
     answers = []
     start_s = time.monotonic()
     try:
@@ -136,7 +139,7 @@ def ask_gateway(port: int, bodies: Sequence[bytes], *, duration_s: float) -> lis
             while True:
                 attempts += 1
                 sent_s = time.perf_counter()
-                connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
+                connection.request("POST", "/v1/score", body, headers)
                 response = connection.getresponse()
                 answer = msgspec.json.decode(response.read())
                 latency_ms = (time.perf_counter() - sent_s) * 1000

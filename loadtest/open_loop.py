@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from deploy.local.stack import LocalStack
 from flagger.errors import StackError
 from flagger.models import live_version, load_version
 from flagger.settings import Settings
+from loadtest.api_key import API_KEY_VARIABLE, make_key
 from loadtest.bench_result import BenchResult
 from loadtest.observe import metric_values
 from loadtest.payments import CUSTOMERS, TERMINALS
@@ -82,10 +84,12 @@ class Target:
     Attributes:
         url: Where it listens, http://host:port.
         streamer_metrics_url: Metrics page of the streamer behind it; "" if it is not known.
+        api_key: Key for the gateway; "": none.
     """
 
     url: str
     streamer_metrics_url: str = ""
+    api_key: str = field(default="", repr=False)
 
     def decided(self) -> float:
         """Return how many decisions the streamer has written; 0 if it is not known."""
@@ -116,7 +120,8 @@ def started(
     ):
         settings = stack.settings(Settings())
         ensure_topics(settings)
-        environment = environment_of(settings)
+        key, variables = make_key(plan.out)
+        environment = environment_of(settings, variables)
 
         def start(*arguments: str) -> FlaggerProcess:
             log = plan.out / f"{arguments[0]}.log"
@@ -127,7 +132,7 @@ def started(
 
         on_step("start streamer and gateway")
         port, metrics_port = free_ports(2)
-        target = Target(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics")
+        target = Target(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics", key)
         streamer = start("stream", "--metrics-port", str(metrics_port))
         gateway = start("gateway", "--port", str(port))
         wait_for_url(target.streamer_metrics_url, streamer)
@@ -195,7 +200,7 @@ def load(
     for run in range(plan.repeats):
         on_step(f"run {run + 1} of {plan.repeats}: {plan.rate_per_s:,.0f} requests/s")
         before, start_s, cpu_s = target.decided(), time.monotonic(), _others_cpu_s()
-        recording = _run_locust(target.url, plan, run)
+        recording = _run_locust(target, plan, run)
         elapsed_s = time.monotonic() - start_s
         streamed_per_s = (target.decided() - before) / elapsed_s
         add_figures(result, recording)
@@ -226,21 +231,29 @@ def _others_cpu_s() -> float:
     return busy_s - own_s
 
 
-def _run_locust(url: str, plan: LoadPlan, run: int) -> Recording:
+def _run_locust(target: Target, plan: LoadPlan, run: int) -> Recording:
     """Run Locust in a process of its own: it patches the whole process that it lives in."""
     plan.out.mkdir(parents=True, exist_ok=True)
     users = max(math.ceil(plan.rate_per_s * _TURN_S), 1)
     file, log = plan.out / f"recording-{run}.json", plan.out / "locust.log"
     file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless"]
-    command += ["--host", url, "--users", str(users), "--spawn-rate", str(users)]
+    command += ["--host", target.url, "--users", str(users), "--spawn-rate", str(users)]
     command += ["--exit-code-on-error", "0", "--only-summary"]
     command += ["--arrival-rate", str(plan.rate_per_s)]
     command += ["--warm-up", str(WARM_UP_S), "--measure", str(plan.duration_s)]
     command += ["--recording", str(file)]
     limit_s = WARM_UP_S + plan.duration_s + _LOCUST_LIMIT_S
     with log.open("wb") as out, contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, timeout=limit_s, check=False)
+        environment = {**os.environ, API_KEY_VARIABLE: target.api_key}
+        subprocess.run(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            timeout=limit_s,
+            check=False,
+            env=environment,
+        )
     if not file.exists():
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
         raise StackError(f"Locust left no recording. {log} ends with:\n{tail}")

@@ -37,14 +37,23 @@ class FlaggerProcess:
         arguments: What follows `flagger`.
         environment: All its variables.
         log: File that its output is appended to.
+        module: Python module to run instead of `flagger`.
     """
 
-    def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        module: str = "flagger",
+    ) -> None:
         self.name = arguments[0]
+        self._command = f"{module} {self.name}"
         self._log = log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flagger", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 env=dict(environment),
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -65,8 +74,7 @@ class FlaggerProcess:
         """Raise StackError with the end of its log if the process has ended."""
         if not self.running:
             raise StackError(
-                f"`flagger {self.name}` ended with status "
-                f"{self._process.returncode}:\n{self.tail()}"
+                f"`{self._command}` ended with status {self._process.returncode}:\n{self.tail()}"
             )
 
     def tail(self) -> str:
@@ -79,9 +87,9 @@ class FlaggerProcess:
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise StackError(f"`flagger {self.name}` did not end in {timeout_s:.0f} s.") from None
+            raise StackError(f"`{self._command}` did not end in {timeout_s:.0f} s.") from None
         if status:
-            raise StackError(f"`flagger {self.name}` ended with status {status}:\n{self.tail()}")
+            raise StackError(f"`{self._command}` ended with status {status}:\n{self.tail()}")
 
     def stop(self) -> None:
         """Ask it to end, wait, and raise StackError if it did not end well."""

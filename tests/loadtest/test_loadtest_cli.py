@@ -16,6 +16,7 @@ from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.errors import ConfigurationError
 from loadtest import open_loop
+from loadtest.api_key import API_KEY_VARIABLE, make_key
 from loadtest.loadtest_cli import loadtest
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.recording import Recording
@@ -129,8 +130,13 @@ def test_a_gateway_that_forgets_its_decisions_is_caught(
 
 @pytest.mark.stack
 def test_the_real_gateway_answers_every_request(
-    stack: LocalStack, published: tuple[Path, str], tmp_path: Path
+    stack: LocalStack,
+    published: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    key, variables = make_key(tmp_path)
+    monkeypatch.setenv(API_KEY_VARIABLE, key)
     topic = f"transactions-{uuid.uuid4().hex}"
     settings = stack.settings().model_copy(update={"transactions_topic": topic})
     ensure_topics(settings)
@@ -138,7 +144,7 @@ def test_the_real_gateway_answers_every_request(
     url = f"http://127.0.0.1:{port}"
     gateway = FlaggerProcess(
         ["gateway", "--port", str(port)],
-        environment_of(settings, {"FLAGGER_TRANSACTIONS_TOPIC": topic}),
+        environment_of(settings, variables | {"FLAGGER_TRANSACTIONS_TOPIC": topic}),
         tmp_path / "gateway.log",
     )
     try:
