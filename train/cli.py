@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from train.money import CostMatrix
 from train.pipeline import STEPS, TrainingPlan, TrainingResult, train_model
 from train.sources import ColumnMap
 from train.threshold import PolicyTargets
@@ -19,6 +20,7 @@ __all__ = ["train"]
 
 _STEP_TEXTS = {
     "read": "reading the file",
+    "search": "searching hyperparameters",
     "replay": "replaying history through the features",
     "fit": "fitting trees",
     "evaluate": "evaluating",
@@ -60,6 +62,12 @@ def _summary(result: TrainingResult) -> Table:
     return table
 
 
+def _costs(review_cost: float | None, friction_cost: float | None) -> CostMatrix | None:
+    given = {"review_cost": review_cost, "friction_cost": friction_cost}
+    named = {name: value for name, value in given.items() if value is not None}
+    return CostMatrix(**named) if named else None
+
+
 @click.command()
 @click.option(
     "--data",
@@ -96,6 +104,29 @@ def _summary(result: TrainingResult) -> Table:
 @click.option(
     "--decline-precision", default=0.9, show_default=True, help="Least share of fraud in declines."
 )
+@click.option(
+    "--reviews-per-day",
+    type=click.FloatRange(0, min_open=True),
+    help="Instead of --alert-budget: most transactions to flag in a day.",
+)
+@click.option(
+    "--review-cost",
+    type=click.FloatRange(0),
+    help="Choose thresholds by money: cost of a review [5, with --friction-cost only].",
+)
+@click.option(
+    "--friction-cost",
+    type=click.FloatRange(0),
+    help="The same: cost of a genuine transaction declined [30, with --review-cost only].",
+)
+@click.option(
+    "--search",
+    "search_trials",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Search hyperparameters with so many trials; goes on where an earlier search ended.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Any number.")
 def train(
     data: Path,
@@ -109,6 +140,10 @@ def train(
     allow_leakage: bool,
     alert_budget: float,
     decline_precision: float,
+    reviews_per_day: float | None,
+    review_cost: float | None,
+    friction_cost: float | None,
+    search_trials: int,
     seed: int,
 ) -> None:
     """Train a model on a file of transactions and judge it on later days.
@@ -127,17 +162,24 @@ def train(
         label_delay_days=label_delay_days,
         allow_leakage=allow_leakage,
         seed=seed,
-        targets=PolicyTargets(alert_budget, decline_precision),
+        targets=PolicyTargets(
+            alert_budget, decline_precision, reviews_per_day, _costs(review_cost, friction_cost)
+        ),
+        search_trials=search_trials,
     )
     columns_shown = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns_shown, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting", total=len(STEPS))
 
         def show(step: str) -> None:
-            done = STEPS.index(step)
+            done = STEPS.index(step) if step in STEPS else 1
             progress.update(task, completed=done, description=_STEP_TEXTS[step])
 
-        result = train_model(data, out, plan, on_step=show)
+        def show_trial(finished: int, best: float) -> None:
+            text = f"searching: {finished} of {search_trials} trials, best {best:.4f}"
+            progress.update(task, description=text)
+
+        result = train_model(data, out, plan, on_step=show, on_trial=show_trial)
     if result.metrics["leakage"]:
         click.echo(
             f"warning: the gap before the test window is {result.metrics['gap_days']} days, "

@@ -10,7 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-__all__ = ["Hyperparameters", "fit_booster", "gain_by_column", "predict"]
+from flagger.features import CATALOGUE, Feature
+
+__all__ = [
+    "Hyperparameters",
+    "Prepared",
+    "boost",
+    "fit_booster",
+    "gain_by_column",
+    "monotone_directions",
+    "predict",
+    "prepare",
+    "shap_importance",
+]
+
+_BINS = 256
+_RISING = ("ratio_to_mean", "ratio_to_max", "max_to_profile_max", "mean_to_profile_mean", "zscore")
+"""Aggregates of a customer's amounts that should never lower a score as they rise."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,9 @@ class Hyperparameters:
         subsample: Share of the rows that each tree sees.
         colsample_bytree: Share of the columns that each tree sees.
         reg_lambda: L2 penalty on leaf values.
+        gamma: Least gain of a split.
+        monotone: Hold scores to `monotone_directions`. Off: it costs average precision (see
+            docs/model.md); a terminal's frauds of four weeks are many also when its fraud is over.
         max_trees: Most trees; serving time grows with them.
         patience_trees: Stop after so many trees without a better validation.
     """
@@ -38,8 +57,82 @@ class Hyperparameters:
     subsample: float = 0.8
     colsample_bytree: float = 0.8
     reg_lambda: float = 1.0
+    gamma: float = 0.0
+    monotone: bool = False
     max_trees: int = 400
     patience_trees: int = 40
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows sorted into bins, ready for many fits.
+
+    Attributes:
+        learned: Rows to learn from.
+        judged: Rows of later days, for early stopping.
+    """
+
+    learned: xgb.QuantileDMatrix
+    judged: xgb.QuantileDMatrix
+
+
+def _threads() -> int:
+    return min(2, os.cpu_count() or 1)
+
+
+def prepare(
+    fit: tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]],
+    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]],
+) -> Prepared:
+    """Return both parts, rows float32 [n, F] and outcomes bool [n], in bins of one byte a value."""
+    learned = xgb.QuantileDMatrix(*fit, max_bin=_BINS, nthread=_threads())
+    judged = xgb.QuantileDMatrix(*validation, ref=learned, max_bin=_BINS, nthread=_threads())
+    return Prepared(learned, judged)
+
+
+def monotone_directions(catalogue: tuple[Feature, ...] = CATALOGUE) -> tuple[int, ...]:
+    """Return for each column whether a score may only rise with it (1), or is free (0).
+
+    Rising: the amount, the amount against the customer's own history, and a terminal's known
+    frauds.
+    """
+    rising = {
+        "transaction": ("amount",),
+        "customer": _RISING,
+        "terminal": ("fraud_count", "fraud_share"),
+    }
+    return tuple(int(feature.aggregate in rising.get(feature.entity, ())) for feature in catalogue)
+
+
+def boost(prepared: Prepared, hyperparameters: Hyperparameters, seed: int) -> xgb.Booster:
+    """Return the booster, cut behind its best tree by average precision on the later days.
+
+    Args:
+        prepared: Rows in bins; all columns of the catalogue if monotone.
+        hyperparameters: Settings of the trees.
+        seed: Seed of row and column sampling; the same seed gives the same trees.
+    """
+    parameters: dict[str, Any] = asdict(hyperparameters)
+    trees, patience = parameters.pop("max_trees"), parameters.pop("patience_trees")
+    if parameters.pop("monotone"):
+        parameters["monotone_constraints"] = monotone_directions()
+    booster = xgb.train(
+        parameters
+        | {
+            "objective": "binary:logistic",
+            "eval_metric": "aucpr",
+            "tree_method": "hist",
+            "max_bin": _BINS,
+            "nthread": _threads(),
+            "seed": seed,
+        },
+        prepared.learned,
+        num_boost_round=trees,
+        evals=[(prepared.judged, "validation")],
+        early_stopping_rounds=patience,
+        verbose_eval=False,
+    )
+    return booster[: booster.best_iteration + 1]
 
 
 def fit_booster(
@@ -48,36 +141,8 @@ def fit_booster(
     hyperparameters: Hyperparameters,
     seed: int,
 ) -> xgb.Booster:
-    """Return the booster, cut behind its best tree by average precision on the validation.
-
-    Args:
-        fit: Rows (float32 [n, F]) and outcomes (bool [n]) to learn from.
-        validation: The same of later days, for early stopping.
-        hyperparameters: Settings of the trees.
-        seed: Seed of row and column sampling; the same seed gives the same trees.
-    """
-    parameters: dict[str, Any] = asdict(hyperparameters)
-    trees, patience = parameters.pop("max_trees"), parameters.pop("patience_trees")
-    threads = min(2, os.cpu_count() or 1)
-    learned = xgb.QuantileDMatrix(*fit, max_bin=256, nthread=threads)
-    judged = xgb.QuantileDMatrix(*validation, ref=learned, max_bin=256, nthread=threads)
-    booster = xgb.train(
-        parameters
-        | {
-            "objective": "binary:logistic",
-            "eval_metric": "aucpr",
-            "tree_method": "hist",
-            "max_bin": 256,
-            "nthread": threads,
-            "seed": seed,
-        },
-        learned,
-        num_boost_round=trees,
-        evals=[(judged, "validation")],
-        early_stopping_rounds=patience,
-        verbose_eval=False,
-    )
-    return booster[: booster.best_iteration + 1]
+    """Return the booster for these rows: `boost` after `prepare`."""
+    return boost(prepare(fit, validation), hyperparameters, seed)
 
 
 def predict(booster: xgb.Booster, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -86,6 +151,30 @@ def predict(booster: xgb.Booster, rows: npt.NDArray[np.float32]) -> npt.NDArray[
         return np.empty(0, dtype=np.float32)
     scores: npt.NDArray[np.float32] = booster.inplace_predict(rows)
     return scores.astype(np.float32, copy=False)
+
+
+def shap_importance(
+    booster: xgb.Booster, rows: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return how much each column moves the scores, by TreeSHAP, in log-odds.
+
+    Args:
+        booster: The trees.
+        rows: Rows to explain, float32 [n, F].
+
+    Returns:
+        Mean absolute contribution, and the correlation of contribution and value (0 where either
+        never changes), float64 [F] each.
+    """
+    contributions = booster.predict(xgb.DMatrix(rows), pred_contribs=True)[:, :-1]
+    contributions = contributions.astype(np.float64)
+    directions = np.zeros(rows.shape[1])
+    for column in range(rows.shape[1]):
+        known = ~np.isnan(rows[:, column])
+        value, effect = rows[known, column].astype(np.float64), contributions[known, column]
+        if len(value) > 1 and value.std() > 0.0 and effect.std() > 0.0:
+            directions[column] = np.corrcoef(value, effect)[0, 1]
+    return np.abs(contributions).mean(axis=0), directions
 
 
 def gain_by_column(booster: xgb.Booster, columns: int) -> npt.NDArray[np.float64]:

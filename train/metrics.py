@@ -17,7 +17,17 @@ from sklearn.metrics import (
 
 from flagger.policy import Policy
 
-__all__ = ["calibration_table", "card_precision", "evaluate", "flag_measures", "recall_at_fpr"]
+__all__ = [
+    "calibration_error",
+    "calibration_table",
+    "card_precision",
+    "evaluate",
+    "flag_measures",
+    "known_compromised",
+    "recall_at_budget",
+    "recall_at_fpr",
+    "reviews_for_recall",
+]
 
 Scores = npt.NDArray[np.float32]
 Outcomes = npt.NDArray[np.bool_]
@@ -48,6 +58,58 @@ def recall_at_fpr(scores: Scores, is_fraud: Outcomes, rate: float) -> float:
     return float(recalls[false_positive_rates <= rate].max())
 
 
+def recall_at_budget(scores: Scores, is_fraud: Outcomes, budget: float) -> float:
+    """Return the recall of the highest scores, at most a share `budget` of all transactions.
+
+    Of equal scores at the limit as many count as fit, with the frauds that fall to them on average.
+    """
+    most = budget * len(scores)
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+    hits = np.append(0.0, np.cumsum(is_fraud[order])[last])
+    found = np.interp(most, np.append(0.0, last + 1.0), hits)
+    return float(found / max(int(is_fraud.sum()), 1))
+
+
+def reviews_for_recall(scores: Scores, is_fraud: Outcomes, recall: float) -> int:
+    """Return how many of the highest scores must be looked at to find this share of the frauds.
+
+    Equal scores are looked at together.
+    """
+    needed = recall * int(is_fraud.sum()) - 1e-9
+    if needed <= 0.0:
+        return 0
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+    hits = np.cumsum(is_fraud[order])[last]
+    return int(last[np.searchsorted(hits, needed)]) + 1
+
+
+def known_compromised(
+    customers: npt.NDArray[Any],
+    days: npt.NDArray[np.int64],
+    past: tuple[npt.NDArray[Any], npt.NDArray[np.int64]],
+    delay_days: int,
+) -> Outcomes:
+    """Return which transactions are of customers known as compromised on that day, bool [n].
+
+    The Fraud Detection Handbook leaves these out when it judges: such cards are blocked. Known on
+    day d are the frauds of the days before d - `delay_days`, from the train window on.
+
+    Args:
+        customers: Customers of the judged transactions, [n].
+        days: Their days, int64 [n].
+        past: Customers and days of the frauds from the train window on, [m] each.
+        delay_days: Days until fraud is known.
+    """
+    first = pd.DataFrame({"customer": past[0], "day": past[1]}).groupby("customer")["day"].min()
+    known_since = first.reindex(customers).to_numpy(dtype=np.float64) + delay_days
+    known: Outcomes = known_since < days  # NaN: never
+    return known
+
+
 def calibration_table(
     scores: Scores, is_fraud: Outcomes, bins: int = _CALIBRATION_BINS
 ) -> list[dict[str, float | int]]:
@@ -64,10 +126,15 @@ def calibration_table(
     ]
 
 
-def _calibration_error(table: list[dict[str, float | int]]) -> float:
+def _error_of(table: list[dict[str, float | int]]) -> float:
     rows = sum(part["rows"] for part in table)
     gaps = (abs(part["mean_score"] - part["fraud_share"]) * part["rows"] for part in table)
     return float(sum(gaps) / rows)
+
+
+def calibration_error(scores: Scores, is_fraud: Outcomes) -> float:
+    """Return the mean gap between score and share of fraud over bins of equally many rows."""
+    return _error_of(calibration_table(scores, is_fraud))
 
 
 def card_precision(
@@ -84,7 +151,7 @@ def card_precision(
     Each day customers are ordered by their highest score; a customer is compromised if one of the
     day's transactions is a fraud. The definition is that of the Fraud Detection Handbook, which
     also removes customers from later days once they were found among the top k. (It moreover
-    leaves out customers known as compromised before the test window; that is not done here.)
+    leaves out customers known as compromised: see `known_compromised`.)
 
     Args:
         scores: float32 [n].
@@ -147,6 +214,6 @@ def evaluate(
         },
         "brier": float(brier_score_loss(is_fraud, scores)),
         "log_loss": float(log_loss(is_fraud, scores.astype(np.float64), labels=[False, True])),
-        "calibration_error": _calibration_error(calibration),
+        "calibration_error": _error_of(calibration),
         "calibration": calibration,
     }

@@ -19,24 +19,24 @@ import xgboost as xgb
 
 from flagger import __version__
 from flagger.errors import ConfigurationError, DataError
-from flagger.features import DUPLICATE, FEATURE_NAMES, FeatureContract
+from flagger.features import FEATURE_NAMES, FeatureContract
 from flagger.policy import Policy
-from flagger.state.records import DAY_MS
 from train.fit import Hyperparameters, fit_booster, gain_by_column, predict
 from train.metrics import evaluate
-from train.replay import Replay
+from train.money import CostMatrix
 from train.report import write_report
-from train.sources import ColumnMap, read_sorted, to_batch
+from train.rows import WindowRows, replay_windows, require_both_outcomes
+from train.search import SearchResult, search, search_periods
+from train.sources import ColumnMap, read_sorted
 from train.split import Windows, choose_windows
-from train.threshold import PolicyTargets, choose_policy, policy_to_json
+from train.threshold import PolicyTargets, policy_for, policy_to_json, trade_off
 from train.vocabulary import build_vocabularies
 
 __all__ = ["STEPS", "TrainingPlan", "TrainingResult", "train_model"]
 
 STEPS = ("read", "replay", "fit", "evaluate", "write")
-"""What `train_model` does, in order."""
+"""What `train_model` does, in order; a search comes before `replay` as `search`."""
 
-_CHUNK_ROWS = 65_536
 _SAMPLE_ROWS = 5_000
 """Feature rows of the test window that are kept for the parity proof of `flagger export`."""
 
@@ -56,6 +56,7 @@ class TrainingPlan:
         seed: Seed of the training; the same file and seed give the same model.
         hyperparameters: Settings of the trees.
         targets: What the thresholds are to achieve.
+        search_trials: Search hyperparameters with so many trials first; 0: take them as given.
     """
 
     columns: ColumnMap = field(default_factory=ColumnMap)
@@ -68,25 +69,7 @@ class TrainingPlan:
     seed: int = 0
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     targets: PolicyTargets = field(default_factory=PolicyTargets)
-
-
-@dataclass(frozen=True)
-class WindowRows:
-    """The scorable transactions of one window.
-
-    Attributes:
-        rows: Feature rows, float32 [n, F].
-        is_fraud: Outcomes, bool [n].
-        customers: Customer ids, object [n].
-        days: Days since 1970, int64 [n].
-        place: Place of each in the sorted table, int64 [n].
-    """
-
-    rows: npt.NDArray[np.float32]
-    is_fraud: npt.NDArray[np.bool_]
-    customers: npt.NDArray[Any]
-    days: npt.NDArray[np.int64]
-    place: npt.NDArray[np.int64]
+    search_trials: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,52 +92,6 @@ class TrainingResult:
     policy: Policy
     windows: Windows
     metrics: dict[str, Any]
-
-
-def _replay_windows(
-    table: pa.Table, split: Windows, contract: FeatureContract
-) -> tuple[dict[str, WindowRows], int]:
-    """Replay the whole table and keep the labelled rows of the windows; count duplicates."""
-    masks = split.masks(table["event_time"].cast(pa.int64()).to_numpy())
-    history = Replay(contract)
-    kept: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in masks}
-    places: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in masks}
-    start = duplicates = 0
-    for chunk in table.to_batches(max_chunksize=_CHUNK_ROWS):
-        labelled = chunk.column("is_fraud").is_valid().to_numpy(zero_copy_only=False)
-        outcomes = pc.fill_null(chunk.column("is_fraud"), False).to_numpy(zero_copy_only=False)
-        result = history.advance(to_batch(chunk), outcomes)
-        duplicate = result.flags & DUPLICATE != 0
-        duplicates += int(duplicate.sum())
-        for name, mask in masks.items():
-            chosen = np.flatnonzero(mask[start : start + len(chunk)] & labelled & ~duplicate)
-            kept[name].append(result.rows[chosen])
-            places[name].append(chosen + start)
-        start += len(chunk)
-    windows = {}
-    for name in masks:
-        place = np.concatenate(places[name])
-        part = table.select(["customer_id", "event_time", "is_fraud"]).take(place)
-        windows[name] = WindowRows(
-            rows=np.concatenate(kept[name]),
-            is_fraud=part["is_fraud"].to_numpy(),
-            customers=part["customer_id"].to_numpy(),
-            days=part["event_time"].cast(pa.int64()).to_numpy() // DAY_MS,
-            place=place,
-        )
-    return windows, duplicates
-
-
-def _require_both_outcomes(name: str, outcomes: npt.NDArray[np.bool_], file: Path) -> None:
-    frauds = int(outcomes.sum())
-    if not 0 < frauds < len(outcomes):
-        raise DataError(
-            file=str(file),
-            column="is_fraud",
-            problem=f"the {name} window has {len(outcomes):,} labelled transactions, {frauds:,} of "
-            f"them fraud, and both kinds are needed",
-            remedy="Choose longer windows or give more data",
-        )
 
 
 def _write_scores(
@@ -184,7 +121,7 @@ def _describe(table: pa.Table, data: Path, duplicates: int) -> dict[str, Any]:
 
 
 def _describe_training(
-    plan: TrainingPlan, windows: Windows, booster: xgb.Booster
+    plan: TrainingPlan, windows: Windows, hyperparameters: Hyperparameters, booster: xgb.Booster
 ) -> dict[str, Any]:
     gains = gain_by_column(booster, len(FEATURE_NAMES))
     order = np.argsort(-gains, kind="stable")
@@ -200,7 +137,7 @@ def _describe_training(
         "gap_days": windows.gap_days,
         "leakage": windows.gap_days < plan.label_delay_days,
         "windows": windows.to_dict(),
-        "hyperparameters": asdict(plan.hyperparameters),
+        "hyperparameters": asdict(hyperparameters),
         "trees": booster.num_boosted_rounds(),
         "feature_gain": {FEATURE_NAMES[i]: float(gains[i]) for i in order},
     }
@@ -240,12 +177,47 @@ def _make_folder(out: Path) -> None:
         raise ConfigurationError(f"Cannot write to --out {out}: {error.strerror}.") from error
 
 
+def _window_rows(
+    table: pa.Table, windows: Windows, contract: FeatureContract, data: Path
+) -> tuple[tuple[WindowRows, WindowRows, WindowRows], int]:
+    """Return the rows of fit, validation and test, and the number of repeated transactions."""
+    masks = windows.masks(table["event_time"].cast(pa.int64()).to_numpy())
+    parts, duplicates = replay_windows(table, masks, contract)
+    for name, part in parts.items():
+        require_both_outcomes(name, part.is_fraud, data)
+    return (parts["fit"], parts["validation"], parts["test"]), duplicates
+
+
+def _search(
+    table: pa.Table,
+    windows: Windows,
+    plan: TrainingPlan,
+    paths: tuple[Path, Path],
+    on_step: Callable[[str], None],
+    on_trial: Callable[[int, float], None],
+) -> SearchResult | None:
+    """Search hyperparameters if the plan says so; `paths` are the data file and the folder."""
+    if plan.search_trials == 0:
+        return None
+    on_step("search")
+    periods = search_periods(table, windows, plan.label_delay_days, paths[0])
+    return search(
+        periods,
+        plan.search_trials,
+        paths[1],
+        base=plan.hyperparameters,
+        seed=plan.seed,
+        on_trial=on_trial,
+    )
+
+
 def train_model(
     data: Path,
     out: Path,
     plan: TrainingPlan | None = None,
     *,
     on_step: Callable[[str], None] = lambda _: None,
+    on_trial: Callable[[int, float], None] = lambda _number, _best: None,
 ) -> TrainingResult:
     """Train a model on a file, judge it on later days and write everything to `out`.
 
@@ -254,6 +226,7 @@ def train_model(
         out: Folder to write to; made if missing, files in it are replaced.
         plan: Windows, seed and settings; None: the defaults.
         on_step: Called with each of `STEPS` when it begins.
+        on_trial: Called by a search after each trial: how many are finished, best value so far.
 
     Raises:
         DataError: The file cannot be used, or a window lacks fraud or genuine transactions.
@@ -263,28 +236,27 @@ def train_model(
     _make_folder(out)
     on_step("read")
     table, windows, contract = _load(data, plan)
+    found = _search(table, windows, plan, (data, out), on_step, on_trial)
+    hyperparameters = found.best if found else plan.hyperparameters
     on_step("replay")
-    parts, duplicates = _replay_windows(table, windows, contract)
-    for name, part in parts.items():
-        _require_both_outcomes(name, part.is_fraud, data)
-    fit, validation, test = parts["fit"], parts["validation"], parts["test"]
+    (fit, validation, test), duplicates = _window_rows(table, windows, contract, data)
     on_step("fit")
-    booster = fit_booster(
-        (fit.rows, fit.is_fraud),
-        (validation.rows, validation.is_fraud),
-        plan.hyperparameters,
-        plan.seed,
-    )
+    learned, later = (fit.rows, fit.is_fraud), (validation.rows, validation.is_fraud)
+    booster = fit_booster(learned, later, hyperparameters, plan.seed)
     on_step("evaluate")
     validation_scores = predict(booster, validation.rows)
-    policy = choose_policy(validation_scores, validation.is_fraud, plan.targets)
+    policy = policy_for(validation_scores, validation, plan.targets)
+    costs = plan.targets.costs or CostMatrix()
     scores = predict(booster, test.rows)
     metrics = {
-        **_describe_training(plan, windows, booster),
+        **_describe_training(plan, windows, hyperparameters, booster),
         "feature_hash": contract.hash,
         "data": _describe(table, data, duplicates),
         "fit": {"transactions": len(fit.rows), "frauds": int(fit.is_fraud.sum())},
         "policy": json.loads(policy_to_json(policy, plan.targets)),
+        "costs": asdict(costs),
+        "trade_off": trade_off(validation_scores, validation, costs, policy),
+        **({"search_trials": len(found.trials)} if found else {}),
         "validation": evaluate(
             validation_scores, validation.is_fraud, validation.customers, validation.days, policy
         ),

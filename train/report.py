@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 __all__ = ["PLOTS", "model_card", "write_report"]
 
-PLOTS = ("roc", "precision_recall", "scores", "calibration", "features")
+PLOTS = ("roc", "precision_recall", "scores", "calibration", "features", "trade_off")
 """Names of the pictures in plots/."""
 _FEATURES_SHOWN = 20
 
@@ -66,6 +66,24 @@ def _draw_features(axes: Axes, gains: dict[str, float]) -> None:
     axes.set(xlabel="share of gain")
 
 
+def _draw_trade_off(axes: Axes, metrics: dict[str, Any]) -> None:
+    points = metrics["trade_off"]
+    flags = [point["flags_per_day"] for point in points]
+    for name in ("recall", "precision"):
+        axes.plot(flags, [point[name] for point in points], label=name)
+    axes.set(xlabel="transactions flagged a day (validation)", ylabel="share", xscale="log")
+    axes.set_ylim(0.0, 1.02)
+    money = axes.twinx()
+    saved = [point["money_saved_per_day"] for point in points]
+    money.plot(flags, saved, color="green", linestyle="--", label="money saved a day (right)")
+    money.set_ylabel("money saved a day")
+    chosen = [p for p in points if p["review_threshold"] >= metrics["policy"]["review_threshold"]]
+    if chosen:
+        axes.axvline(chosen[-1]["flags_per_day"], color="black", linestyle=":", label="chosen")
+    lines = [*axes.get_lines(), *money.get_lines()]
+    axes.legend(lines, [str(line.get_label()) for line in lines], loc="lower right")
+
+
 def _data_section(metrics: dict[str, Any]) -> str:
     windows, data, test = metrics["windows"], metrics["data"], metrics["test"]
     leak = (
@@ -92,6 +110,20 @@ Days are whole days in UTC. Between train and test lie {metrics["gap_days"]} day
 {metrics["label_delay_days"]} days late. {leak}Number of trees and thresholds were chosen on the
 validation; the test window was used for nothing but the figures below.
 """
+
+
+def _policy_words(targets: dict[str, Any]) -> str:
+    if "costs" in targets:
+        return "The thresholds are those that saved most money on the validation."
+    budget = (
+        f"{targets['reviews_per_day']:g} transactions a day"
+        if "reviews_per_day" in targets
+        else f"{targets['alert_budget']:.2%} of the transactions"
+    )
+    return (
+        f"On the validation the review threshold flags at most {budget}, and at least "
+        f"{targets['decline_precision']:.0%} of the declined ones were fraud."
+    )
 
 
 def _measures_section(metrics: dict[str, Any]) -> str:
@@ -121,9 +153,9 @@ def _measures_section(metrics: dict[str, Any]) -> str:
 | decline | {policy["decline_threshold"]:.4f} | {declines["flagged_share"]:.2%} \
 | {declines["precision"]:.3f} | {declines["recall"]:.3f} | {declines["f1"]:.3f} |
 
-On the validation the review threshold flags at most {policy["targets"]["alert_budget"]:.2%} of the
-transactions, and at least {policy["targets"]["decline_precision"]:.0%} of the declined ones were
-fraud.
+{_policy_words(policy["targets"])} `plots/trade_off.png` shows what other thresholds would do, with
+{metrics["costs"]["review_cost"]:g} for a review and {metrics["costs"]["friction_cost"]:g} for a
+genuine transaction declined.
 """
 
 
@@ -177,6 +209,7 @@ def write_report(
         "scores": lambda axes: _draw_scores(axes, scores, is_fraud, metrics["policy"]),
         "calibration": lambda axes: _draw_calibration(axes, metrics["test"]["calibration"]),
         "features": lambda axes: _draw_features(axes, metrics["feature_gain"]),
+        "trade_off": lambda axes: _draw_trade_off(axes, metrics),
     }
     for name in PLOTS:
         # A figure of our own, unknown to pyplot: nothing to close, no display needed.

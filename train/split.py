@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from flagger.errors import ConfigurationError
 
-__all__ = ["Windows", "choose_windows"]
+__all__ = ["Windows", "choose_windows", "day_of", "start_of_day_ms"]
 
 _VALIDATION_SHARE = 0.15
 _HISTORY_SHARE = 0.2
@@ -27,11 +27,13 @@ _LEAST_TRAIN_DAYS = 2
 """One to fit and one to validate."""
 
 
-def _start_of(day: date) -> int:
+def start_of_day_ms(day: date) -> int:
+    """Return when a day begins in UTC, epoch milliseconds."""
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
 
 
-def _day_of(time_ms: int) -> date:
+def day_of(time_ms: int) -> date:
+    """Return the day in UTC of a time in epoch milliseconds."""
     return datetime.fromtimestamp(time_ms / 1000, tz=UTC).date()
 
 
@@ -99,7 +101,7 @@ class Windows:
             "test": (self.test_from, self.test_to + timedelta(days=1)),
         }
         return {
-            name: (event_time_ms >= _start_of(first)) & (event_time_ms < _start_of(end))
+            name: (event_time_ms >= start_of_day_ms(first)) & (event_time_ms < start_of_day_ms(end))
             for name, (first, end) in edges.items()
         }
 
@@ -136,7 +138,7 @@ def choose_windows(
     Raises:
         ConfigurationError: Windows out of order or outside the data, or too few days.
     """
-    first, last = _day_of(first_ms), _day_of(last_ms)
+    first, last = day_of(first_ms), day_of(last_ms)
     days = (last - first).days + 1
     test_to = test_to or last
     test_from = test_from or test_to - timedelta(days=max(1, round(days * _TEST_SHARE)) - 1)

@@ -20,10 +20,12 @@ from flagger.features import CATEGORY_FIELDS, DUPLICATE, FEATURE_NAMES, FeatureC
 from flagger.policy import Policy
 from train.cli import train
 from train.fit import Hyperparameters
+from train.money import CostMatrix
 from train.pipeline import STEPS, TrainingPlan, TrainingResult, train_model
 from train.replay import replay
 from train.report import PLOTS
 from train.simulate import SimulationConfig, simulate
+from train.threshold import PolicyTargets
 from train.vocabulary import build_vocabularies
 
 PLAN = TrainingPlan(seed=4, hyperparameters=Hyperparameters(max_trees=30))
@@ -212,3 +214,41 @@ def test_command_trains_warns_of_leakage_and_shows_the_measures(data: Path, tmp_
     assert list(metrics["feature_gain"]) != list(FEATURE_NAMES)
     assert sorted(metrics["feature_gain"]) == sorted(FEATURE_NAMES)
     assert "too good" in (tmp_path / "out" / "model_card.md").read_text(encoding="utf-8")
+
+
+def test_search_and_costs_end_up_in_the_model(data: Path, tmp_path: Path) -> None:
+    trials: list[int] = []
+    plan = TrainingPlan(
+        train_from=date(2026, 1, 3),
+        train_to=date(2026, 2, 2),
+        test_from=date(2026, 2, 10),
+        hyperparameters=Hyperparameters(max_trees=6),
+        targets=PolicyTargets(costs=CostMatrix(review_cost=2.0, friction_cost=50.0)),
+        search_trials=2,
+    )
+    result = train_model(data, tmp_path, plan, on_trial=lambda done, _best: trials.append(done))
+    assert trials == [0, 1, 2]
+    found = json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))
+    assert result.metrics["hyperparameters"] == found["best"]
+    assert result.metrics["search_trials"] == 2
+    policy = json.loads((tmp_path / "policy.json").read_text(encoding="utf-8"))
+    assert policy["targets"]["costs"] == {"review_cost": 2.0, "friction_cost": 50.0}
+    card = (tmp_path / "model_card.md").read_text(encoding="utf-8")
+    assert "saved most money" in card
+    saved = [point["money_saved_per_day"] for point in result.metrics["trade_off"]]
+    assert max(saved) > 0.0
+
+
+def test_command_takes_reviews_a_day_or_costs(data: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(data), "--out", str(tmp_path)]
+    both = [*arguments, "--reviews-per-day", "10", "--review-cost", "3"]
+    refused = CliRunner().invoke(train, both)
+    assert isinstance(refused.exception, ConfigurationError)
+    result = CliRunner().invoke(train, [*arguments, "--reviews-per-day", "10"])
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["policy"]["targets"]["reviews_per_day"] == 10
+    days = 6  # of the validation: 15 % of what is left of 45 days, at most
+    assert 0 < metrics["validation"]["flags"]["flagged"] <= 10 * days
+    card = (tmp_path / "model_card.md").read_text(encoding="utf-8")
+    assert "at most 10 transactions a day" in card

@@ -1,0 +1,51 @@
+"""Where the periods lie, which days are mature, and the interval over periods."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from scipy import stats
+
+from flagger.errors import ConfigurationError
+from train.prequential import PrequentialPlan, choose_periods, interval
+
+FIRST, LAST = date(2026, 1, 1), date(2026, 4, 10)
+
+
+def test_periods_follow_each_other_and_keep_the_label_delay() -> None:
+    plan = PrequentialPlan(periods=3, train_days=30, test_days=7, label_delay_days=7)
+    periods = choose_periods(FIRST, LAST, plan)
+    assert [p.test_to for p in periods] == [date(2026, 3, 20), date(2026, 3, 27), date(2026, 4, 3)]
+    for period in periods:
+        assert (period.test_to - period.test_from).days == 6
+        assert period.gap_days == 7
+        assert period.train_days == 30
+
+
+def test_days_without_mature_labels_are_not_judged() -> None:
+    plan = PrequentialPlan(periods=1, label_delay_days=7)
+    assert plan.last_mature_day(LAST) == date(2026, 4, 3)
+    with pytest.raises(ConfigurationError, match="mature up to 2026-04-03"):
+        choose_periods(FIRST, LAST, PrequentialPlan(periods=1, test_to=date(2026, 4, 4)))
+    later = PrequentialPlan(periods=1, test_to=LAST, labels_as_of=date(2026, 4, 17))
+    assert choose_periods(FIRST, LAST, later)[0].test_to == LAST
+
+
+def test_first_periods_learn_from_fewer_days_but_not_from_none() -> None:
+    plan = PrequentialPlan(periods=4, train_days=60)
+    periods = choose_periods(FIRST, LAST, plan)
+    assert periods[0].train_from == FIRST
+    assert periods[0].train_days < 60
+    with pytest.raises(ConfigurationError, match="days to learn from"):
+        choose_periods(FIRST, LAST, PrequentialPlan(periods=13))
+    with pytest.raises(ConfigurationError, match="at least one period"):
+        PrequentialPlan(periods=0)
+
+
+def test_interval_is_that_of_scipy() -> None:
+    values = [0.71, 0.74, 0.69, 0.78]
+    found = interval(values)
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert interval([0.5]).low is None
