@@ -24,7 +24,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": ("deploy.local.cli:down", "Stop an embedded stack that was left running."),
     "simulate": ("train.simulate_cli:simulate", "Write a file of simulated transactions."),
     "train": ("train.cli:train", "Train a model on a file of transactions."),
+    "evaluate": (
+        "train.evaluate_cli:evaluate",
+        "Judge the model and baselines over several periods; HTML report.",
+    ),
     "export": ("export.cli:export", "Export a trained model to the Triton model repository."),
+    "models": ("export.models_cli:models", "List, compare, publish, roll back, examine models."),
+    "policy": ("export.policy_cli:policy", "Show, set and take back the thresholds that decide."),
     "produce": ("streamer.produce_cli:produce", "Send a file's transactions to Kafka."),
     "stream": ("streamer.cli:stream", "Score transactions from Kafka, exactly once."),
     "dead-letters": (
@@ -32,8 +38,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "List, show and send again what could not be decided.",
     ),
     "gateway": ("gateway.cli:gateway", "Serve synchronous scoring over HTTP."),
+    "keys": ("gateway.keys_cli:keys", "Make, list and revoke the gateway's API keys."),
     "loadtest": ("loadtest.loadtest_cli:loadtest", "Prove the gateway's latency with Locust."),
+    "grafana": ("grafana.cli:grafana", "Write the dashboards to files, or into Grafana."),
     "bench": ("loadtest.bench_cli:bench", "Measure throughput, latency and features."),
+    "scale": ("deploy.scaling_cli:scale", "Compute what a rate needs, and what breaks first."),
+    "smoke": ("deploy.smoke_cli:smoke", "Check that a deployment decides, once each."),
+    "health": ("deploy.health_cli:health", "Ask a service for its health, for probes."),
 }
 
 
@@ -65,7 +76,8 @@ def cli() -> None:
 
     Every command has its own --help. Settings come from FLAGGER_* environment variables.
     Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 configuration, 4 data file,
-    5 model server, 6 state store, 7 embedded stack, 8 publishing refused, 130 interrupted.
+    5 model server, 6 state store, 7 embedded stack, 8 publishing refused, 10 Grafana,
+    130 interrupted.
     """
 
 

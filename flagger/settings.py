@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     streamer_fallback_after_ms: int = Field(default=2_000, ge=0)
     """How long Triton must have been away before `streamer_fallback=rules` takes effect."""
     fallback_rules: Path | None = None
-    """TOML file of the rules for the `rules` fallback; None: the built-in ones."""
+    """TOML file of the rules for the fallback `rules` of streamer and gateway; None: ours."""
     latency_target_ms: int = Field(default=100, ge=2, le=10_000)
     """Event to committed decision that the streamer aims at: a Kafka transaction is committed at
     the latest after half of it, however much there is to do."""
@@ -89,8 +89,6 @@ class Settings(BaseSettings):
     """Most scoring requests at a time in one gateway process; more are refused at once."""
     gateway_fallback: Literal["review", "rules", "approve", "decline"] = "review"
     """What decides where the model cannot be asked in time."""
-    gateway_rules: Path | None = None
-    """TOML file of the rules for `gateway_fallback=rules`; None: the built-in ones."""
     gateway_drain_ms: int = Field(default=2_000, ge=0, le=600_000)
     """How long a gateway still answers after SIGTERM, not ready, telling callers to go elsewhere;
     0: stop at once with what is under way."""

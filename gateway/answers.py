@@ -8,8 +8,9 @@ from typing import Annotated
 import msgspec
 
 from flagger.wire.messages import Decision, Transaction
+from gateway.problems import Problem
 
-__all__ = ["Answer", "Claim", "body_hash", "with_decision"]
+__all__ = ["Answer", "BatchAnswer", "BatchItem", "Claim", "body_hash", "with_decision"]
 
 _HASH_BYTES = 16
 _JSON_SPACE = b" \t\r\n"
@@ -42,12 +43,22 @@ class Answer(msgspec.Struct, kw_only=True):
     reasons: Annotated[
         list[str], msgspec.Meta(description="Why it was flagged; empty for approvals.")
     ]
+    reason_codes: Annotated[
+        list[str],
+        msgspec.Meta(
+            description="Codes of the reasons, in the same order; empty where no model decided."
+        ),
+    ]
     model: Annotated[str | None, msgspec.Meta(description="Model entry that scored it.")]
     model_version: Annotated[str | None, msgspec.Meta(description="Version of the model.")]
     policy_version: Annotated[str | None, msgspec.Meta(description="Version of the thresholds.")]
     latency_ms: Annotated[
         float, msgspec.Meta(description="Milliseconds from the request's arrival to the decision.")
     ]
+    stages_ms: Annotated[
+        dict[str, float] | msgspec.UnsetType,
+        msgspec.Meta(description="Milliseconds by stage of this request, where `stages=1` asks."),
+    ] = msgspec.UNSET
 
     @classmethod
     def of(cls, decision: Decision) -> Answer:
@@ -58,11 +69,28 @@ class Answer(msgspec.Struct, kw_only=True):
             decision_source=decision.decision_source,
             score=decision.score,
             reasons=decision.reasons,
+            reason_codes=decision.reason_codes,
             model=decision.model or None,
             model_version=decision.model_version or None,
             policy_version=decision.policy_version or None,
             latency_ms=decision.latency_ms,
         )
+
+
+class BatchItem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What came of one transaction of a batch: an answer or a problem."""
+
+    status: Annotated[int, msgspec.Meta(description="The status it had had alone.", examples=[200])]
+    answer: Answer | None = None
+    problem: Problem | None = None
+
+
+class BatchAnswer(msgspec.Struct, kw_only=True):
+    """What came of a batch."""
+
+    results: Annotated[
+        list[BatchItem], msgspec.Meta(description="One for each transaction, in their order.")
+    ]
 
 
 class Claim(msgspec.Struct, array_like=True, frozen=True):
@@ -73,6 +101,8 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
     Attributes:
         body_hash: `body_hash` of the transaction, 16 bytes.
         decision: See `flagger.wire.messages.Decision` for this and the following.
+        terminal_id: The transaction's terminal; with `event_time_ms` what a label needs.
+        event_time_ms: The transaction's time, epoch milliseconds.
     """
 
     body_hash: bytes
@@ -85,10 +115,13 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
     reasons: list[str]
     feature_hash: str
     latency_ms: float
+    terminal_id: str = ""
+    event_time_ms: int = 0
+    reason_codes: list[str] = []
 
     @classmethod
-    def of(cls, decision: Decision, body: bytes) -> Claim:
-        """Return what to keep of a decision about the transaction with hash `body`."""
+    def of(cls, decision: Decision, transaction: Transaction, body: bytes) -> Claim:
+        """Return what to keep of a decision about a transaction with hash `body`."""
         return cls(
             body,
             decision.decision,
@@ -100,6 +133,24 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
             decision.reasons,
             decision.feature_hash,
             decision.latency_ms,
+            transaction.terminal_id,
+            transaction.event_time_ms,
+            decision.reason_codes,
+        )
+
+    def answer(self, transaction_id: str) -> Answer:
+        """Return the answer to the question what was decided about a transaction."""
+        return Answer(
+            transaction_id=transaction_id,
+            decision=self.decision,
+            decision_source=self.decision_source,
+            score=self.score,
+            reasons=self.reasons,
+            reason_codes=self.reason_codes,
+            model=self.model or None,
+            model_version=self.model_version or None,
+            policy_version=self.policy_version or None,
+            latency_ms=self.latency_ms,
         )
 
     def decision_on(self, transaction: Transaction) -> Decision:
@@ -116,6 +167,7 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
             model_version=self.model_version,
             policy_version=self.policy_version,
             reasons=self.reasons,
+            reason_codes=self.reason_codes,
             feature_hash=self.feature_hash,
             latency_ms=self.latency_ms,
         )

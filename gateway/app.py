@@ -6,21 +6,26 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from flagger import __version__
+from flagger.errors import ConfigurationError
+from flagger.rules import RuleSet
 from flagger.settings import Settings
+from gateway.audit import AuditLog
 from gateway.backends import Backends, connect
 from gateway.deadline import SYSTEM_CLOCK, Clock
+from gateway.door import Door
+from gateway.fallback import Fallback
+from gateway.guard import Guard
+from gateway.headers import AnswerHeaders
 from gateway.live import Serving
 from gateway.metrics import GatewayMetrics
-from gateway.openapi import components
+from gateway.openapi import document
 from gateway.problems import ProblemError
-from gateway.routes import Door, router
+from gateway.routes import ROUTES
 from gateway.service import ScoringService
 
 __all__ = ["create_app"]
@@ -44,7 +49,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        backends = await connect(settings)
+        backends = await _connected(app, settings, connect)
         metrics = GatewayMetrics()
 
         def show_model(serving: Serving) -> None:
@@ -53,24 +58,39 @@ def create_app(
         def count_error(kind: str) -> None:
             metrics.errors.labels(kind).inc()
 
+        try:
+            guard = Guard(settings, backends.state, clock, count_error)
+            fallback = Fallback(settings.gateway_fallback, RuleSet.load(settings.fallback_rules))
+        except ConfigurationError as error:
+            app.state.failure = error
+            await backends.close()
+            raise
         show_model(backends.live.current)
         app.state.door = Door(
             budget_ms=settings.gateway_deadline_ms,
+            batch_budget_ms=settings.gateway_batch_deadline_ms,
+            max_in_flight=settings.gateway_max_in_flight,
+            repository=settings.model_repository,
             backends=backends,
-            service=ScoringService(backends, clock, count_error),
+            service=ScoringService(backends, clock, count_error, fallback),
             metrics=metrics,
             clock=clock,
+            guard=guard,
+            audit=AuditLog(settings.gateway_audit_log),
         )
-        follower = asyncio.create_task(backends.live.follow(show_model))
+        followers = [
+            asyncio.create_task(backends.live.follow(show_model)),
+            asyncio.create_task(guard.follow()),
+        ]
         # What is loaded stays: a full collection that looks through it takes 60 ms.
         gc.collect()
         gc.freeze()
         try:
             yield
         finally:
-            follower.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await follower
+            for follower in followers:
+                follower.cancel()
+            await asyncio.gather(*followers, return_exceptions=True)
             await backends.close()
 
     app = FastAPI(
@@ -81,25 +101,26 @@ def create_app(
         docs_url=None,  # these pages load scripts from a public CDN
         redoc_url=None,
     )
-    app.include_router(router)
+    app.state.failure = None
+    for method, path, answer, _ in ROUTES:
+        app.add_route(path, answer, methods=[method])
+    app.add_middleware(AnswerHeaders)
     app.add_exception_handler(HTTPException, _http_problem)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, ROUTES)  # type: ignore[method-assign]
     return app
+
+
+async def _connected(
+    app: FastAPI, settings: Settings, connect: Callable[[Settings], Awaitable[Backends]]
+) -> Backends:
+    """Connect; a reason not to start is kept for the command line, which uvicorn does not tell."""
+    try:
+        return await connect(settings)
+    except ConfigurationError as error:
+        app.state.failure = error
+        raise
 
 
 async def _http_problem(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return ProblemError(_HTTP_KINDS.get(status, "http"), status=status).response()
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            routes=app.routes,
-        )
-        document["components"] = {"schemas": components()}
-        app.openapi_schema = document
-    return app.openapi_schema
+    return ProblemError(_HTTP_KINDS.get(status, "bad_request"), status=status).response()

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 from tritonclient.utils import InferenceServerException
 
 from flagger.errors import (
@@ -22,48 +19,17 @@ from flagger.models import live_version
 from flagger.settings import Settings
 from flagger.triton import AsyncScorer, ModelName, Scorer
 from gateway.live import LiveModel, Serving
+from gateway.micro_batch import MicroBatcher
+from gateway.ports import Log, ModelScorer
 from gateway.producer import TransactionLog, TransactionLogError
 from gateway.state import AsyncStateStore
 
-__all__ = ["Backends", "GatewayScorer", "Log", "ModelScorer", "connect", "find_missing"]
+__all__ = ["Backends", "GatewayScorer", "connect", "find_missing"]
 
 PROBE_TIMEOUT_S = 1.0
 """Limit of each readiness check; they run side by side."""
 
 logger = logging.getLogger(__name__)
-
-
-class ModelScorer(Protocol):
-    """What the gateway needs of Triton; see `flagger.triton.AsyncScorer`."""
-
-    async def score(
-        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
-    ) -> npt.NDArray[np.float32]:
-        """Return the scores of float32 [n, F] rows; raise ModelError."""
-
-    async def is_live(self) -> bool:
-        """Return True if the server answers."""
-
-    async def is_ready(self, model: ModelName) -> bool:
-        """Return True if the model version is loaded."""
-
-    async def close(self) -> None:
-        """Close the connection."""
-
-
-class Log(Protocol):
-    """What the gateway needs of Kafka; see `gateway.producer.TransactionLog`."""
-
-    fatal: str | None
-
-    async def write(self, key: bytes, value: bytes, timeout_ms: float) -> None:
-        """Return once the broker has acknowledged; raise TransactionLogError."""
-
-    async def check(self, timeout_s: float) -> None:
-        """Raise TransactionLogError unless the broker answers and has the topic."""
-
-    async def close(self) -> None:
-        """Finish what is under way and stop."""
 
 
 class GatewayScorer(AsyncScorer):
@@ -108,7 +74,7 @@ async def connect(settings: Settings) -> Backends:
     repository, url = settings.model_repository, settings.triton_url
     version = live_version(repository)
     serving = await asyncio.to_thread(Serving.load, repository, settings.gateway_model, version)
-    scorer = GatewayScorer(url)
+    scorer = MicroBatcher(GatewayScorer(url))
 
     async def accept(candidate: Serving) -> None:
         await asyncio.to_thread(_check_model, url, candidate.model)

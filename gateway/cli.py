@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import click
-import uvicorn
 
 from flagger.addresses import resolve_settings
+from flagger.errors import ConfigurationError
 from gateway.app import create_app
+from gateway.server import DrainingServer, server_config
 
 __all__ = ["gateway"]
-
-SHUTDOWN_TIMEOUT_S = 10
-"""How long running requests may take to finish after SIGTERM; each has a deadline far below."""
 
 
 @click.command()
@@ -22,20 +21,21 @@ SHUTDOWN_TIMEOUT_S = 10
 def gateway(host: str, port: int) -> None:
     """Serve synchronous scoring over HTTP until Ctrl-C.
 
-    POST /v1/score decides one transaction; /openapi.json documents it. /healthz, /readyz and
+    POST /v1/score decides one transaction; /openapi.json documents everything. Callers need an API
+    key (`flagger keys create`). /healthz, /readyz and
     /metrics are for the orchestrator. One process serves one port: for more throughput run more
     of them behind a load balancer.
     """
     # uvicorn raises the signal again once it has shut down; a stop on request is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    uvicorn.run(
-        create_app(resolve_settings()),
-        host=host,
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+    settings = resolve_settings()
+    app = create_app(settings)
+    server = DrainingServer(
+        server_config(app, settings, host, port), settings.gateway_drain_ms / 1000
     )
+    server.run()
+    failure: ConfigurationError | None = app.state.failure
+    if failure is not None:
+        raise failure
+    if not server.started:
+        sys.exit(1)

@@ -53,11 +53,15 @@ class Deadline:
     Args:
         budget_ms: The whole budget.
         clock: Read at once: the budget starts here.
+        is_shortened: True where the caller asked for less than the usual budget.
     """
 
-    __slots__ = ("_clock", "_start_s", "budget_ms")
+    __slots__ = ("_clock", "_start_s", "budget_ms", "is_shortened")
 
-    def __init__(self, budget_ms: float, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, budget_ms: float, clock: Clock = SYSTEM_CLOCK, *, is_shortened: bool = False
+    ) -> None:
+        self.is_shortened = is_shortened
         self._clock = clock
         self._start_s = clock.monotonic_s()
         self.budget_ms = budget_ms

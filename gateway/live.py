@@ -1,11 +1,11 @@
-"""Which model is asked: follows the repository's pointer to the live version."""
+"""Which model is asked: follows the repository's pointer to the live version and thresholds."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,17 @@ import numpy as np
 from flagger.errors import FlaggerError
 from flagger.features import FeatureEngine, TransactionBatch
 from flagger.features.hashing import key_of
-from flagger.models import live_version, load_version
+from flagger.models import load_version
+from flagger.pointer import read_pointer
 from flagger.policy import Policy
+from flagger.reasons import ReasonWriter
 from flagger.state.store import decode_records
 from flagger.triton import ModelName
 
 __all__ = ["LiveModel", "Serving"]
 
 FOLLOW_INTERVAL_S = 1.0
-"""How often the pointer is read: publishing and rolling back take effect within about this."""
+"""How often the pointer is read: changes take effect within about this."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +36,17 @@ class Serving:
         model: What Triton is asked for.
         policy: Thresholds.
         engine: Computes the version's feature rows; holds no state here.
+        reasons: Says why, by this policy and this contract.
     """
 
     model: ModelName
     policy: Policy
     engine: FeatureEngine
+    reasons: ReasonWriter = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        reasons = ReasonWriter(self.policy, self.engine.contract)
+        object.__setattr__(self, "reasons", reasons)  # frozen, and made of the other two
 
     @classmethod
     def load(cls, repository: Path, entry: str, version: str) -> Serving:
@@ -93,29 +101,39 @@ class LiveModel:
         self._repository = repository
         self._accept = accept
         self._refusal = ""
+        self._key: tuple[str, str | None] | None = None
 
     async def refresh(self) -> bool:
-        """Switch to the live version if it has changed and is good; return True on a switch.
+        """Switch to the live version and thresholds if they are new and good; True on a switch.
 
         A version that cannot be used is refused with a log line; the present one stays.
         """
+        present = self.current
         try:
-            version = await asyncio.to_thread(live_version, self._repository)
-            if version == self.current.model.version:
+            key = (await asyncio.to_thread(read_pointer, self._repository)).key
+            if key == self._key:
                 return False
-            entry = self.current.model.name
-            serving = await asyncio.to_thread(Serving.load, self._repository, entry, version)
+            serving = await asyncio.to_thread(
+                Serving.load, self._repository, present.model.name, key[0]
+            )
+            if (serving.model, serving.policy) == (present.model, present.policy):
+                self._key, self._refusal = key, ""
+                return False
             await self._accept(serving)
         except (FlaggerError, OSError, ValueError) as error:
             if str(error) != self._refusal:
                 self._refusal = str(error)
-                logger.error(
-                    "Still asking version %s: %s", self.current.model.version, self._refusal
-                )
+                logger.error("Still asking version %s: %s", present.model.version, self._refusal)
             return False
-        logger.warning("Model version %s replaces %s", version, self.current.model.version)
+        logger.warning(
+            "Model version %s (policy %s) replaces %s (policy %s)",
+            serving.model.version,
+            serving.policy.version,
+            present.model.version,
+            present.policy.version,
+        )
         self.current = serving
-        self._refusal = ""
+        self._key, self._refusal = key, ""
         return True
 
     async def follow(self, on_switch: Callable[[Serving], None]) -> None:

@@ -20,7 +20,7 @@ from prometheus_client import (
 
 __all__ = ["METRICS", "STAGES", "GatewayMetrics", "MetricSpec"]
 
-STAGES = ("read", "parse", "state", "features", "model", "claim", "log", "mark")
+STAGES = ("read", "parse", "state", "features", "model", "explain", "claim", "log", "mark")
 """The stages of a request in their order; a repeat skips features, model and claim."""
 
 _REQUEST_BUCKETS_S = (
@@ -88,6 +88,20 @@ ERRORS = MetricSpec(
 IN_FLIGHT = MetricSpec(
     "flagger_gateway_requests_in_flight", "gauge", "", "Scoring requests being worked on."
 )
+RESPONSES = MetricSpec(
+    "flagger_gateway_responses_total",
+    "counter",
+    "",
+    "Answers by route (without ids) and HTTP status.",
+    ("route", "status"),
+)
+BREAKER_OPEN = MetricSpec(
+    "flagger_gateway_breaker_open",
+    "gauge",
+    "",
+    "1 while a service is left alone because it did not answer: kafka, triton or valkey.",
+    ("service",),
+)
 MODEL_INFO = MetricSpec(
     "flagger_gateway_model_info",
     "gauge",
@@ -96,7 +110,10 @@ MODEL_INFO = MetricSpec(
     ("model", "version"),
 )
 
-METRICS = (REQUEST_SECONDS, STAGE_SECONDS, DECISIONS, ERRORS, IN_FLIGHT, MODEL_INFO)
+METRICS = (
+    *(REQUEST_SECONDS, STAGE_SECONDS, DECISIONS, ERRORS, RESPONSES),
+    *(IN_FLIGHT, BREAKER_OPEN, MODEL_INFO),
+)
 
 
 class GatewayMetrics:
@@ -117,6 +134,8 @@ class GatewayMetrics:
         self.decisions = cast("Counter", self._make(DECISIONS))
         self.errors = cast("Counter", self._make(ERRORS))
         self.in_flight = cast("Gauge", self._make(IN_FLIGHT))
+        self.responses = cast("Counter", self._make(RESPONSES))
+        self.breaker_open = cast("Gauge", self._make(BREAKER_OPEN))
         self._model_info = cast("Gauge", self._make(MODEL_INFO))
 
     def set_model(self, model: str, version: str) -> None:

@@ -17,20 +17,29 @@ __all__ = ["PROBLEMS", "PROBLEM_MEDIA_TYPE", "RETRY_AFTER_S", "Problem", "Proble
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
-"""What a 503 asks the caller to wait."""
+"""What a 503 asks the caller to wait, and a 429 that knows no better."""
 
 PROBLEMS: dict[str, tuple[int, str]] = {
+    "unauthenticated": (401, "Who asks is not known"),
+    "forbidden": (403, "The key may not do this"),
+    "rate_limited": (429, "Too many requests with this key"),
+    "bad_request": (400, "The request is not valid"),
+    "slow_request": (408, "The request did not arrive in time"),
+    "bad_batch": (422, "The batch is not valid"),
+    "bad_feedback": (422, "The label is not valid"),
+    "unknown_transaction": (404, "No decision is stored for this transaction"),
+    "label_conflict": (409, "The label speaks of another transaction"),
     "bad_transaction": (422, "The transaction is not valid"),
     "too_large": (413, "The request is too large"),
     "unsupported_media_type": (415, "The request is not JSON"),
     "id_reused": (409, "This transaction_id belongs to another transaction"),
     "decided_by_stream": (409, "The transaction was already decided by the stream"),
     "log_unavailable": (503, "The decision could not be recorded"),
+    "state_unavailable": (503, "Stored decisions are away"),
     "overloaded": (503, "Too many requests in flight"),
     "disconnected": (400, "The request ended early"),
     "not_found": (404, "No such resource"),
     "method_not_allowed": (405, "Method not allowed"),
-    "http": (400, "The request is not valid"),
     "internal": (500, "Internal error"),
 }
 """Kind (also the label in metrics) -> HTTP status and title."""
@@ -71,6 +80,7 @@ class ProblemError(FlaggerError):
         field: The offending field.
         reason: What is wrong with it.
         status: HTTP status where it differs from the kind's.
+        retry_after_s: Seconds that the caller should wait.
     """
 
     def __init__(
@@ -81,10 +91,12 @@ class ProblemError(FlaggerError):
         field: str | None = None,
         reason: str | None = None,
         status: int | None = None,
+        retry_after_s: int = RETRY_AFTER_S,
     ) -> None:
         usual_status, title = PROBLEMS[kind]
         super().__init__(f"{title}: {detail or reason}")
         self.kind = kind
+        self._retry_after_s = retry_after_s
         self.problem = Problem(
             type=f"urn:fraud-flagger:problem:{kind}",
             title=title,
@@ -95,14 +107,18 @@ class ProblemError(FlaggerError):
         )
 
     @classmethod
-    def of_message(cls, error: BadMessageError) -> ProblemError:
-        """Return the 422 for a message that is not a valid transaction."""
-        return cls("bad_transaction", str(error), field=error.field, reason=error.reason)
+    def of_message(cls, error: BadMessageError, kind: str = "bad_transaction") -> ProblemError:
+        """Return the 422 for a message that is not valid."""
+        return cls(kind, str(error), field=error.field, reason=error.reason)
 
     def response(self) -> Response:
         """Return the HTTP answer."""
         status = self.problem.status
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+        headers = {}
+        if status in (429, 503):
+            headers["Retry-After"] = str(self._retry_after_s)
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         return Response(
             msgspec.json.encode(self.problem),
             status_code=status,

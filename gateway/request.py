@@ -16,10 +16,7 @@ from gateway.deadline import Deadline, Stopwatch
 from gateway.live import Serving
 from gateway.problems import ProblemError
 
-__all__ = ["FALLBACK_DECISION", "ScoringRequest", "batch_of"]
-
-FALLBACK_DECISION = "review"
-"""What is decided where neither model nor history could be asked: a person looks."""
+__all__ = ["ScoringRequest", "batch_of"]
 
 
 def batch_of(transaction: Transaction) -> TransactionBatch:
@@ -85,7 +82,7 @@ class ScoringRequest:
         return request
 
     def decided(self, serving: Serving, score: float, features: FeatureRows) -> Decision:
-        """Return the decision that the policy makes of a score."""
+        """Return the decision that the policy makes of the score of the last row."""
         code = int(serving.policy.decide(np.array([score], dtype=np.float32))[0])
         return Decision(
             transaction_id=self.transaction.transaction_id,
@@ -99,19 +96,19 @@ class ScoringRequest:
             model_version=serving.model.version,
             policy_version=serving.policy.version,
             reasons=serving.policy.reason(score, code),
-            feature_hash=f"{int(features.hashes()[0]):016x}",
+            feature_hash=f"{int(features.hashes()[-1]):016x}",
             latency_ms=round(self.deadline.elapsed_ms, 3),
         )
 
-    def fallback(self, why: str) -> Decision:
-        """Return the decision that is made without a score."""
+    def without_model(self, decision: str, source: str, reasons: list[str]) -> Decision:
+        """Return a decision that was made without a score."""
         return Decision(
             transaction_id=self.transaction.transaction_id,
             customer_id=self.transaction.customer_id,
             event_time=self.transaction.event_time_ms,
             amount=self.transaction.amount,
-            decision=FALLBACK_DECISION,
-            decision_source="fallback",
-            reasons=[f"{why}: decided by default"],
+            decision=decision,
+            decision_source=source,
+            reasons=reasons,
             latency_ms=round(self.deadline.elapsed_ms, 3),
         )

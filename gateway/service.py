@@ -1,15 +1,18 @@
 """One transaction in, one decision out, inside the deadline: the order of the steps.
 
-    read state -> (repeat? give the first answer) -> features -> model -> policy
-               -> claim in Valkey -> write to Kafka -> mark as written -> answer
+    accept -> (repeat? give the first answer) -> features -> model -> policy
+           -> claim in Valkey -> write to Kafka -> mark as written -> answer
 
-The decision is stored before it is written, so that whoever asks again after a crash or a 503
-gets the same decision and completes the write; the streamer drops what was written twice. What
-the caller is told with status 200 is always in the log.
+To accept is one step in Valkey that also reads the state: from then on every later request of the
+customer counts this transaction, on any replica (see `pending`). The decision is stored before it
+is written, so that whoever asks again after a crash or a 503 gets the same decision and completes
+the write; the streamer drops what was written twice. What the caller is told with status 200 is
+always in the log.
 
 Without Valkey there is no history and no claim: the answer is then the fallback, and only this
 process remembers it for repeats. Without an answer of the model in time: the fallback too.
 Without Kafka there is no answer but 503, because nobody else would ever hear of the decision.
+A service that does not answer is left alone for a second (`breaker`).
 """
 
 from __future__ import annotations
@@ -19,25 +22,24 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from flagger.errors import ModelError, ModelRefusedError, ModelUnavailableError, StateStoreError
+from flagger.errors import ModelError, ModelUnavailableError, StateStoreError
 from flagger.features import DUPLICATE
 from flagger.wire.messages import Decision
 from gateway.answers import Answer, Claim, with_decision
 from gateway.backends import Backends
+from gateway.breaker import Breaker
 from gateway.deadline import (
     ANSWER_SHARE,
     CLAIM_SHARE,
     LOG_SHARE,
-    MIN_MODEL_MS,
     STATE_SHARE,
     Clock,
     Deadline,
     Stopwatch,
 )
-from gateway.live import Serving
+from gateway.explain import add_reasons
+from gateway.fallback import Fallback
+from gateway.model_call import ask_model
 from gateway.problems import ProblemError
 from gateway.producer import TransactionLogError
 from gateway.request import ScoringRequest
@@ -73,14 +75,24 @@ class ScoringService:
         backends: Valkey, Triton, Kafka and the live model.
         clock: Where the time comes from.
         count_error: Called with the kind of each fault that a decision was made in spite of.
+        fallback: Decides where the model cannot.
+
+    Attributes:
+        breakers: `valkey`, `triton` and `kafka`.
     """
 
     def __init__(
-        self, backends: Backends, clock: Clock, count_error: Callable[[str], None]
+        self,
+        backends: Backends,
+        clock: Clock,
+        count_error: Callable[[str], None],
+        fallback: Fallback | None = None,
     ) -> None:
         self._backends = backends
         self._clock = clock
         self._count_error = count_error
+        self._fallback = fallback or Fallback()
+        self.breakers = {name: Breaker(clock.monotonic_s) for name in ("valkey", "triton", "kafka")}
         self._recent: dict[int, StoredClaim] = {}
 
     async def decide(self, raw: bytes, deadline: Deadline, stopwatch: Stopwatch) -> Reply:
@@ -95,23 +107,27 @@ class ScoringService:
             ProblemError: There is no decision; the error is what the caller is told.
         """
         request = ScoringRequest.parse(raw, self._clock.now_ms(), deadline, stopwatch)
-        seen = await self._read_state(request)
+        seen = await self._admit(request)
         key = int(request.batch.transaction_key[0])
         earlier = (seen and seen.stored) or self._recent.get(key)
         if earlier is not None:
             return await self._repeat(request, earlier)
+        await self._require_log(request)
         if seen is None:
-            decision = request.fallback("the customer's history could not be read")
+            decision = self._fallback.decide(request, "the customer's history could not be read")
+        elif seen.pending is None:
+            self._count_error("customer_full")
+            decision = self._fallback.decide(request, "too many payments of the customer at once")
         else:
             decision = await self._score(request, seen)
-        claim = Claim.of(decision, request.body_hash)
+        claim = Claim.of(decision, request.transaction, request.body_hash)
         # Also where the state could not be read: that may have been slow and not away.
         earlier = await self._claim(request, claim)
         if earlier is not None:
-            return await self._repeat(request, earlier)
-        await self._write(request, decision)
+            return await self._repeat(request, earlier, accepted=True)
+        position = await self._write(request, decision)
         self._remember(key, claim)
-        await self._mark_written(request, claim)
+        await self._mark_written(request, claim, seen, position)
         return Reply(Answer.of(decision), is_replay=False)
 
     def _remember(self, key: int, claim: Claim) -> None:
@@ -119,57 +135,79 @@ class ScoringService:
             del self._recent[next(iter(self._recent))]
         self._recent[key] = StoredClaim(claim, written=True)
 
-    async def _read_state(self, request: ScoringRequest) -> SeenState | None:
+    async def _require_log(self, request: ScoringRequest) -> None:
+        """Answer at once while Kafka is away; one request a second finds out if it still is."""
+        if not self.breakers["kafka"].allows():
+            await self._forget(request)
+            raise ProblemError("log_unavailable", "Kafka does not answer. Send it again later.")
+
+    async def _admit(self, request: ScoringRequest) -> SeenState | None:
+        breaker = self.breakers["valkey"]
+        is_asked = breaker.allows()
         try:
+            if not is_asked:
+                raise StateStoreError("Valkey does not answer; it is asked again within a second.")
             limit_ms = request.deadline.limit_ms(STATE_SHARE)
-            return await self._backends.state.read(request.batch, limit_ms)
+            seen = await self._backends.state.admit(request.batch, limit_ms)
         except StateStoreError:
+            if is_asked and not request.deadline.is_shortened:
+                breaker.failed()
             self._count_error("state_unavailable")
             return None
         finally:
             request.stopwatch.lap("state")
+        breaker.succeeded()
+        return seen
 
     async def _score(self, request: ScoringRequest, seen: SeenState) -> Decision:
         serving = self._backends.live.current
-        features = serving.engine.process_detached(request.batch, seen.customers, seen.terminals)
+        batch = request.batch if seen.pending is None else seen.pending.followed_by(request.batch)
+        features = serving.engine.process_detached(batch, seen.customers, seen.terminals)
         request.stopwatch.lap("features")
-        if features.flags[0] & DUPLICATE:
+        if features.flags[-1] & DUPLICATE:
+            await self._forget(request)
             raise ProblemError(
                 "decided_by_stream",
                 "A transaction with this id came over Kafka or more than a day ago. Its decision "
                 "is on the decisions topic.",
             )
         try:
-            score = await self._ask_model(features.rows, serving, request.deadline)
+            score = await ask_model(
+                self._backends.scorer,
+                self.breakers["triton"],
+                features.rows[-1:],
+                serving.model,
+                request.deadline,
+            )
         except ModelUnavailableError:
             self._count_error("model_unavailable")
-            return request.fallback("the model did not answer in time")
+            return self._fallback.decide(request, "the model did not answer in time", features)
         except ModelError:
             self._count_error("model_refused")
-            return request.fallback("the model refused the request")
+            return self._fallback.decide(request, "the model refused the request", features)
         finally:
             request.stopwatch.lap("model")
-        return request.decided(serving, score, features)
+        decision = request.decided(serving, score, features)
+        left_ms = request.deadline.left_ms(keep_share=LOG_SHARE)
+        row = features.rows[-1:]
+        if not await add_reasons(decision, row, serving, self._backends.scorer, left_ms):
+            self._count_error("unexplained")
+        decision.latency_ms = round(request.deadline.elapsed_ms, 3)
+        request.stopwatch.lap("explain")
+        return decision
 
-    async def _ask_model(
-        self, rows: npt.NDArray[np.float32], serving: Serving, deadline: Deadline
-    ) -> float:
-        left_ms = deadline.left_ms(keep_share=LOG_SHARE)
-        if left_ms < MIN_MODEL_MS:
-            raise ModelUnavailableError(f"Only {left_ms:.1f} ms were left for the model.")
-        try:
-            async with asyncio.timeout(left_ms / 1000):
-                scores = await self._backends.scorer.score(rows, serving.model, left_ms)
-        except TimeoutError as error:
-            raise ModelUnavailableError(f"No score within {left_ms:.1f} ms.") from error
-        score = float(scores[0])
-        if not 0.0 <= score <= 1.0:  # also NaN, which no threshold would catch
-            raise ModelRefusedError(f"The model answered {score}, which is no probability.")
-        return score
+    async def _forget(self, request: ScoringRequest) -> None:
+        """Take back the acceptance of what will not be written; else it expires."""
+        if not self.breakers["valkey"].is_open:
+            with contextlib.suppress(StateStoreError):
+                limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
+                await self._backends.state.forget(request.batch, limit_ms)
 
     async def _claim(self, request: ScoringRequest, claim: Claim) -> StoredClaim | None:
         try:
             limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
+            if self.breakers["valkey"].is_open:
+                raise StateStoreError("Valkey does not answer.")
             return await self._backends.state.claim(request.batch, claim, limit_ms)
         except StateStoreError:
             # The claim may be stored or not: writing this very decision is right in both cases.
@@ -178,8 +216,12 @@ class ScoringService:
         finally:
             request.stopwatch.lap("claim")
 
-    async def _repeat(self, request: ScoringRequest, stored: StoredClaim) -> Reply:
+    async def _repeat(
+        self, request: ScoringRequest, stored: StoredClaim, *, accepted: bool = False
+    ) -> Reply:
         if stored.claim.body_hash != request.body_hash:
+            if accepted:
+                await self._forget(request)
             raise ProblemError(
                 "id_reused",
                 "An earlier request with this transaction_id had other values. Send each "
@@ -187,8 +229,8 @@ class ScoringService:
             )
         decision = stored.claim.decision_on(request.transaction)
         if not stored.written and not await self._is_written_soon(request):
-            await self._write(request, decision)
-            await self._mark_written(request, stored.claim)
+            position = await self._write(request, decision)
+            await self._mark_written(request, stored.claim, None, position)
         return Reply(Answer.of(decision), is_replay=True)
 
     async def _is_written_soon(self, request: ScoringRequest) -> bool:
@@ -198,18 +240,23 @@ class ScoringService:
             while request.deadline.elapsed_ms < patience_ms:
                 await asyncio.sleep(_REPEAT_POLL_S)
                 limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
-                stored = await self._backends.state.read_claim(request.batch, limit_ms)
+                stored = await self._backends.state.read_claim(
+                    request.batch.transaction_key, limit_ms
+                )
                 if stored is not None and stored.written:
                     return True
         return False
 
-    async def _write(self, request: ScoringRequest, decision: Decision) -> None:
+    async def _write(self, request: ScoringRequest, decision: Decision) -> tuple[int, int]:
         key = request.transaction.customer_id.encode()
         value = with_decision(request.raw, decision)
+        breaker = self.breakers["kafka"]
         try:
             limit_ms = request.deadline.limit_ms(keep_share=ANSWER_SHARE)
-            await self._backends.log.write(key, value, limit_ms)
+            position = await self._backends.log.write(key, value, limit_ms)
         except TransactionLogError as error:
+            if not request.deadline.is_shortened:
+                breaker.failed()
             raise ProblemError(
                 "log_unavailable",
                 "Kafka did not acknowledge the decision in time. Send the same request again: "
@@ -217,11 +264,24 @@ class ScoringService:
             ) from error
         finally:
             request.stopwatch.lap("log")
+        breaker.succeeded()
+        return position
 
-    async def _mark_written(self, request: ScoringRequest, claim: Claim) -> None:
+    async def _mark_written(
+        self,
+        request: ScoringRequest,
+        claim: Claim,
+        seen: SeenState | None,
+        position: tuple[int, int],
+    ) -> None:
+        if self.breakers["valkey"].is_open:
+            return
         try:
             limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
-            await self._backends.state.mark_written(request.batch, claim, limit_ms)
+            pending = None if seen is None else seen.pending
+            await self._backends.state.mark_written(
+                request.batch, claim, pending, position, limit_ms
+            )
         except StateStoreError:  # elsewhere a repeat writes once more and the streamer drops it
             self._count_error("mark_failed")
         finally:

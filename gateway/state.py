@@ -1,37 +1,97 @@
-"""The entity state and the stored decisions in Valkey, read on the event loop.
+"""Entity state, stored decisions and accepted transactions in Valkey, from the event loop.
 
-Entity records are the streamer's: the gateway reads them and never writes them. Stored decisions
-are the gateway's own: `ff:d:` and the transaction's 64-bit key, one byte for how far it has come
-(`c` claimed: decided, perhaps not in the log yet; `w` written: in the log), then the `Claim`.
+Entity records are the streamer's: the gateway reads them and never writes them. Its own are
+
+- `ff:d:` and the transaction's 64-bit key: the stored decision. One byte for how far it has come
+  (`c` claimed: decided, perhaps not in the log yet; `w` written: in the log), then the `Claim`;
+- `ff:p:` and the customer's 64-bit key: a hash of the transactions that were accepted and are not
+  in the customer's record yet (`pending`), and `n`, the last place given;
+- `ff:r:` and an API key's id: its rate limit.
+
+All keys of a request must be on one server: a primary with replicas, not a Valkey Cluster.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 import numpy.typing as npt
-import valkey.asyncio
-from valkey.exceptions import ValkeyError
 
-from flagger.errors import ConfigurationError, StateStoreError
+from flagger.errors import StateStoreError
 from flagger.features import TransactionBatch
 from flagger.state.store import decode_records, encode_keys
 from gateway.answers import Claim
+from gateway.link import Command, Script, ValkeyLink, require
+from gateway.pending import Pending, entry_of, log_place
 
-__all__ = ["DECISION_TTL_S", "AsyncStateStore", "SeenState", "StoredClaim"]
+__all__ = ["DECISION_TTL_S", "MAX_PENDING", "AsyncStateStore", "SeenState", "StoredClaim"]
 
 DECISION_TTL_S = 24 * 3_600
 """How long a repeat gets the first answer: payment retries come within minutes, batch re-runs
-within a day. At about 250 bytes each, 100 requests/s keep 2.2 GB."""
-_PREFIX = b"ff:d:"
+within a day. At about 300 bytes each, 100 requests/s keep 2.6 GB."""
+MAX_PENDING = 1_000
+"""Most accepted transactions of one customer that wait for its record: five a second for three
+minutes without a streamer. Beyond, the customer's requests are not scored."""
+PENDING_TTL_S = 15 * 60
+"""How long a customer's accepted transactions are kept after the last one; long enough for a
+streamer's restart. At about 250 bytes each, 100 requests/s keep 23 MB."""
 _CLAIMED, _WRITTEN = b"c", b"w"
 
 _claims = msgspec.msgpack.Decoder(Claim)
+
+_ADMIT = Script(
+    """
+local stored = redis.call('GET', KEYS[3])
+if stored then return {stored} end
+local now_s = redis.call('TIME')[1]
+if redis.call('HEXISTS', KEYS[4], ARGV[1]) == 0 then
+  if redis.call('HLEN', KEYS[4]) > tonumber(ARGV[3]) then return {false, 'full'} end
+  local place = redis.call('HINCRBY', KEYS[4], 'n', 1)
+  redis.call('HSET', KEYS[4], ARGV[1], struct.pack('>I4I4', place, now_s) .. ARGV[2])
+  redis.call('EXPIRE', KEYS[4], ARGV[4])
+end
+return {false, now_s, redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2]),
+        redis.call('HVALS', KEYS[4])}
+"""
+)
+"""Accepts a transaction and reads all that its decision needs, in one step.
+
+KEYS: customer record, terminal record, stored decision, the customer's accepted transactions.
+ARGV: transaction key, entry, most entries, seconds to keep them.
+"""
+_MARK = Script(
+    """
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+local entry = redis.call('HGET', KEYS[2], ARGV[3])
+if entry then redis.call('HSET', KEYS[2], ARGV[3], string.sub(entry, 1, -11) .. ARGV[4]) end
+if #ARGV > 4 then redis.call('HDEL', KEYS[2], unpack(ARGV, 5)) end
+return 0
+"""
+)
+"""Stores that a transaction is in the log, and where.
+
+KEYS: stored decision, the customer's accepted transactions. ARGV: decision, seconds to keep it,
+transaction key, place in the log as the last 10 bytes of `PENDING`, keys of entries that can go.
+"""
+_LIMIT = Script(
+    """
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + now[2] / 1000
+local step_ms, burst_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
+local due_ms = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now_ms)
+if due_ms - now_ms > burst_ms then return math.ceil(due_ms - now_ms - burst_ms) end
+redis.call('SET', KEYS[1], string.format('%.3f', due_ms + step_ms * ARGV[3]),
+           'PX', math.ceil(due_ms + step_ms * ARGV[3] - now_ms) + 1)
+return 0
+"""
+)
+"""Generic cell rate algorithm (ITU-T I.371): 0, or milliseconds to wait.
+
+KEYS: the limit's state. ARGV: milliseconds per request, milliseconds of burst, requests.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +114,27 @@ class SeenState:
     Attributes:
         customers: CUSTOMER records, 0 or 1.
         terminals: TERMINAL records, 0 or 1.
+        pending: What was accepted before it and is not in the record; None where there is a stored
+            decision, and where too many wait.
         stored: The decision made earlier under this transaction id, if any.
     """
 
     customers: npt.NDArray[Any]
     terminals: npt.NDArray[Any]
+    pending: Pending | None
     stored: StoredClaim | None
 
 
+def _key(prefix: bytes, key: npt.NDArray[np.uint64]) -> bytes:
+    return prefix + key.astype(">u8").tobytes()
+
+
 def _decision_key(batch: TransactionBatch) -> bytes:
-    return _PREFIX + batch.transaction_key.astype(">u8").tobytes()
+    return _key(b"ff:d:", batch.transaction_key)
+
+
+def _pending_key(batch: TransactionBatch) -> bytes:
+    return _key(b"ff:p:", batch.customer_key)
 
 
 def _stored(value: bytes | None) -> StoredClaim | None:
@@ -78,80 +149,117 @@ def _stored(value: bytes | None) -> StoredClaim | None:
         ) from error
 
 
-@asynccontextmanager
-async def _limited(what: str, timeout_ms: float) -> AsyncIterator[None]:
-    """Limit a call's time and turn its errors into ours, with the cause kept."""
-    try:
-        async with asyncio.timeout(timeout_ms / 1000):
-            yield
-    except TimeoutError as error:
-        raise StateStoreError(f"Valkey did not {what} within {timeout_ms:.0f} ms.") from error
-    except (ValkeyError, OSError) as error:
-        raise StateStoreError(
-            f"Valkey did not {what}: {error}. Check FLAGGER_VALKEY_URL and the server."
-        ) from error
-
-
 class AsyncStateStore:
-    """Reads entity records; reads and writes stored decisions. All calls raise StateStoreError.
+    """Accepts transactions, stores decisions. All calls raise StateStoreError.
 
     Args:
-        url: valkey://host:port/db; nothing is connected before the first call.
+        url: See `ValkeyLink`; nothing is connected before the first call.
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            self._client: Any = valkey.asyncio.Valkey.from_url(url)
-        except ValueError as error:
-            raise ConfigurationError(
-                f"FLAGGER_VALKEY_URL is not a Valkey address ({error}); write valkey://host:port/0."
-            ) from error
+        self._link = ValkeyLink(url)
 
-    async def read(self, batch: TransactionBatch, timeout_ms: float) -> SeenState:
-        """Return what is known about the one transaction of `batch`, in one round trip."""
-        names = [
+    async def admit(self, batch: TransactionBatch, timeout_ms: float) -> SeenState:
+        """Accept the one transaction of `batch` and return what its decision needs.
+
+        From now on it counts for every later request of its customer, wherever that is answered.
+        A transaction that was accepted before keeps its place.
+        """
+        own_key = _key(b"", batch.transaction_key)
+        keys = [
             *encode_keys("customer", batch.customer_key),
             *encode_keys("terminal", batch.terminal_key),
             _decision_key(batch),
+            _pending_key(batch),
         ]
-        async with _limited("answer a read", timeout_ms):
-            values: list[bytes | None] = await self._client.mget(names)
-        return SeenState(
-            customers=decode_records("customer", values[:1]),
-            terminals=decode_records("terminal", values[1:2]),
-            stored=_stored(values[2]),
-        )
+        arguments: Command = (own_key, entry_of(batch), MAX_PENDING, PENDING_TTL_S)
+        found = await self._link.run("accept a transaction", _ADMIT, keys, arguments, timeout_ms)
+        customer, terminal = (found[2], found[3]) if len(found) > 2 else (None, None)
+        customers = decode_records("customer", [customer])
+        pending = None
+        if len(found) > 2:
+            pending = Pending.of(found[4], own_key, customers, int(found[1]))
+        terminals = decode_records("terminal", [terminal])
+        return SeenState(customers, terminals, pending, _stored(found[0]))
 
-    async def read_claim(self, batch: TransactionBatch, timeout_ms: float) -> StoredClaim | None:
-        """Return the stored decision alone."""
-        async with _limited("answer a read", timeout_ms):
-            return _stored(await self._client.get(_decision_key(batch)))
+    async def forget(self, batch: TransactionBatch, timeout_ms: float) -> None:
+        """Take back an acceptance: the transaction will never be written."""
+        command: Command = ("HDEL", _pending_key(batch), _key(b"", batch.transaction_key))
+        await self._call("forget a transaction", [command], timeout_ms)
+
+    async def read_claim(
+        self, transaction_key: npt.NDArray[np.uint64], timeout_ms: float
+    ) -> StoredClaim | None:
+        """Return the stored decision of a transaction (uint64 [1])."""
+        command: Command = ("GET", _key(b"ff:d:", transaction_key))
+        (found,) = await self._call("answer a read", [command], timeout_ms)
+        return _stored(found)
 
     async def claim(
         self, batch: TransactionBatch, claim: Claim, timeout_ms: float
     ) -> StoredClaim | None:
         """Store a decision unless there is one; return the one that was there first."""
         value = _CLAIMED + msgspec.msgpack.encode(claim)
-        async with _limited("store a decision", timeout_ms):
-            found: bytes | None = await self._client.set(
-                _decision_key(batch), value, ex=DECISION_TTL_S, nx=True, get=True
-            )
+        command: Command = (
+            *("SET", _decision_key(batch), value),
+            *("EX", DECISION_TTL_S, "NX", "GET"),
+        )
+        (found,) = await self._call("store a decision", [command], timeout_ms)
         return _stored(found)
 
-    async def mark_written(self, batch: TransactionBatch, claim: Claim, timeout_ms: float) -> None:
+    async def mark_written(
+        self,
+        batch: TransactionBatch,
+        claim: Claim,
+        pending: Pending | None,
+        position: tuple[int, int],
+        timeout_ms: float,
+    ) -> None:
         """Store that the log holds the decision; a repeat is then answered without a write.
 
         Also where `claim` has failed before: what is in the log is the decision from now on.
+
+        Args:
+            batch: The transaction.
+            claim: Its decision.
+            pending: What `admit` returned, if this request accepted it.
+            position: Partition and offset in the log.
+            timeout_ms: Limit.
         """
         value = _WRITTEN + msgspec.msgpack.encode(claim)
-        async with _limited("store a decision", timeout_ms):
-            await self._client.set(_decision_key(batch), value, ex=DECISION_TTL_S)
+        arguments: Command = (
+            *(value, DECISION_TTL_S, _key(b"", batch.transaction_key), log_place(*position)),
+            *(() if pending is None else pending.included),
+        )
+        keys = [_decision_key(batch), _pending_key(batch)]
+        await self._link.run("store a decision", _MARK, keys, arguments, timeout_ms)
+
+    async def wait_ms(
+        self, name: str, per_s: float, burst: float, requests: int, timeout_ms: float
+    ) -> int:
+        """Count requests under a rate limit; return 0, or the milliseconds until one is free.
+
+        Args:
+            name: Whose limit.
+            per_s: Requests per second.
+            burst: Requests that may come at once.
+            requests: How many to count.
+            timeout_ms: Limit of this call.
+        """
+        arguments: Command = (f"{1000 / per_s:.3f}", f"{1000 * burst / per_s:.3f}", requests)
+        key = b"ff:r:" + name.encode()
+        found = await self._link.run("count a request", _LIMIT, [key], arguments, timeout_ms)
+        return int(found)
 
     async def ping(self, timeout_ms: float) -> None:
         """Raise StateStoreError unless the server answers."""
-        async with _limited("answer a ping", timeout_ms):
-            await self._client.ping()
+        await self._call("answer a ping", [("PING",)], timeout_ms)
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        """Close the connection."""
+        await self._link.close()
+
+    async def _call(self, what: str, commands: list[Command], timeout_ms: float) -> list[Any]:
+        replies = await self._link.call(what, commands, timeout_ms)
+        require(replies, what)
+        return replies

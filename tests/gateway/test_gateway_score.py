@@ -26,7 +26,11 @@ Body = Callable[..., dict[str, Any]]
     [
         (0.1, "approve", []),
         (0.5, "review", ["fraud score 0.5000 reaches the review threshold 0.5000"]),
-        (0.95, "decline", ["fraud score 0.9500 reaches the decline threshold 0.9000"]),
+        (
+            0.95,
+            "decline",
+            ["fraud score 0.9500 reaches the decline threshold 0.9000", "amount 12.50"],
+        ),
     ],
 )
 async def test_decides_and_logs_before_it_answers(
@@ -44,6 +48,7 @@ async def test_decides_and_logs_before_it_answers(
         "decision": decision,
         "decision_source": "model",
         "reasons": reasons,
+        "reason_codes": ["score", "amount"][: len(reasons)],
         "model": "fraud_onnx",
         "model_version": "1",
         "policy_version": "p1",
@@ -218,7 +223,7 @@ async def test_kafka_down_is_a_503_and_a_repeat_completes_the_write(
     assert response.headers["retry-after"] == "1"
     assert response.json()["type"].endswith(":log_unavailable")
     batch = batch_of(msgspec.convert(body(), Transaction))
-    stored = await gateway.state.read_claim(batch, 1_000)
+    stored = await gateway.state.read_claim(batch.transaction_key, 1_000)
     assert stored is not None
     assert not stored.written
     assert await gateway.metric('flagger_gateway_errors_total{kind="log_unavailable"}') == 1

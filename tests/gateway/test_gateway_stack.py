@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -31,16 +33,21 @@ READY_TIMEOUT_S = 60.0
 class Process:
     """One gateway process and a client for it."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = "from flagger.cli import main; main()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", command, "gateway", "--port", str(port)],
-            env=environment,
-            cwd=ROOT,
-        )
+        self.log = log
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", command, "gateway", "--port", str(port)],
+                env=environment,
+                cwd=ROOT,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.port = port
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
         deadline = time.monotonic() + READY_TIMEOUT_S
         answer = "nothing"
@@ -55,7 +62,7 @@ class Process:
                 return
             time.sleep(0.2)
         self.stop(signal.SIGKILL)
-        pytest.fail(f"the gateway did not become ready; it answered {answer}")
+        pytest.fail(f"the gateway did not become ready; it answered {answer}; {log.read_text()}")
 
     def stop(self, number: signal.Signals) -> int:
         """Send a signal and return the exit code."""
@@ -76,7 +83,9 @@ def topic(stack: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def start(stack: Any, published: tuple[Path, str], topic: str) -> Iterator[Callable[[], Process]]:
+def start(
+    stack: Any, published: tuple[Path, str], topic: str, tmp_path: Path
+) -> Iterator[Callable[[], Process]]:
     """Return a function that starts a gateway; those still running are stopped at the end."""
     repository, _ = published
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLAGGER_")} | {
@@ -86,11 +95,13 @@ def start(stack: Any, published: tuple[Path, str], topic: str) -> Iterator[Calla
         "FLAGGER_TRANSACTIONS_TOPIC": topic,
         "FLAGGER_MODEL_REPOSITORY": str(repository),
         "FLAGGER_GATEWAY_DEADLINE_MS": "1000",  # a busy build machine
+        "FLAGGER_GATEWAY_AUTH": "off",
+        "FLAGGER_GATEWAY_DRAIN_MS": "1000",
     }
     started: list[Process] = []
 
     def start_one() -> Process:
-        started.append(Process(environment))
+        started.append(Process(environment, tmp_path / f"gateway-{len(started)}.log"))
         return started[-1]
 
     yield start_one
@@ -228,3 +239,80 @@ def test_stopping_answers_what_is_under_way(
     gateway._process.wait(20)
     # Whatever was begun was answered: the log holds nothing else.
     assert {t.transaction_id for t in read_all(stack, topic)} == answered
+
+
+def test_leaving_gateway_drops_no_request(
+    stack: Any, topic: str, start: Callable[[], Process]
+) -> None:
+    """Callers who reconnect elsewhere once they are told so see no failure at all."""
+    leaving, staying = start(), start()
+    run = uuid.uuid4().hex
+    statuses: list[int] = []
+    told = threading.Event()
+    stop = threading.Event()
+
+    def call(worker: int) -> None:
+        port, sent = leaving.port, 0
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        while not stop.is_set():
+            sent += 1
+            content = msgspec.json.encode(body(f"{run}-{worker}-{sent}"))
+            connection.request("POST", "/v1/score", content, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+            statuses.append(response.status)
+            if response.headers.get("connection") == "close":
+                told.set()
+                connection.close()
+                connection = http.client.HTTPConnection("127.0.0.1", staying.port, timeout=10)
+        connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(call, worker) for worker in range(4)]
+        while len(statuses) < 50:
+            time.sleep(0.01)
+        leaving._process.send_signal(signal.SIGTERM)
+        assert told.wait(5)
+        ready = leaving.client.get("/readyz")
+        assert ready.status_code == 503
+        assert set(ready.json()["missing"]) == {"gateway"}
+        assert leaving._process.wait(20) in (0, -signal.SIGTERM)
+        time.sleep(0.3)
+        stop.set()
+        for future in futures:
+            future.result()
+    assert set(statuses) == {200}
+    assert len(read_all(stack, topic)) == len(statuses)
+
+
+def test_planted_card_number_is_in_no_log_metric_or_problem(
+    topic: str, start: Callable[[], Process]
+) -> None:
+    planted = "4111111111111111"
+    gateway = start()
+    good = body(f"t-{planted}", customer_id=f"c-{planted}", terminal_id=f"m-{planted}")
+    texts = []
+    for sent in (
+        good,
+        good | {"amount": -1},
+        good | {"amount": 3},
+        good | {"event_time": f"{planted}"},
+        good | {"customer_id": planted * 20},
+        {"transaction_id": planted},
+    ):
+        response = gateway.client.post("/v1/score", json=sent)
+        if response.status_code != 200:
+            texts.append(response.text)
+    assert len(texts) == 5
+    gateway.client.post("/v1/score", content=planted.encode() + b"{")
+    gateway.client.post("/v1/score/batch", json={"transactions": [good, planted]})
+    gateway.client.get(f"/v1/decisions/t-{planted}")
+    label = {"transaction_id": f"t-{planted}", "is_fraud": True, "source": planted}
+    gateway.client.post("/v1/feedback", json=label | {"terminal_id": planted})
+    gateway.client.get(f"/{planted}")
+    texts += [gateway.client.get(f"/{page}").text for page in ("metrics", "readyz", "healthz")]
+    gateway.stop(signal.SIGTERM)
+    texts.append(gateway.log.read_text())
+    assert "Uvicorn running" in texts[-1]
+    for text in texts:
+        assert planted not in text

@@ -1,0 +1,235 @@
+"""A small client of the gateway, blocking and asynchronous, with retries that are safe.
+
+    with GatewayClient("https://gateway:8080", api_key="ffk_...") as gateway:
+        answer = gateway.score(payment)
+        if answer.decision == "decline": ...
+
+Everything may be sent again: a transaction gets one decision and a label counts once, however
+often they arrive. So whatever says "not now" (429, 503, no connection, no answer) is tried again,
+after the pause that the gateway asks for, as long as the time allows. What says "never" is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from flagger.errors import FlaggerError
+from flagger.wire.messages import Label
+from gateway.answers import Answer, BatchAnswer, BatchItem
+from gateway.problems import Problem
+
+__all__ = ["AsyncGatewayClient", "GatewayClient", "GatewayError"]
+
+_RETRIED = (429, 503)
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+
+
+class GatewayError(FlaggerError):
+    """The gateway gave no answer.
+
+    Attributes:
+        problem: What it said; None where it said nothing in time.
+        status: HTTP status; 0 where there was none.
+    """
+
+    def __init__(self, text: str, status: int = 0, problem: Problem | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.problem = problem
+
+
+class _Attempts:
+    """When to try again, and when to give up."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._end_s = time.monotonic() + timeout_s
+        self._pause_s = _FIRST_PAUSE_S
+
+    @property
+    def left_s(self) -> float:
+        return max(self._end_s - time.monotonic(), 0.001)
+
+    def pause_s(self, asked_s: float, error: GatewayError) -> float:
+        """Return the pause before the next attempt; raise `error` if no time is left for one."""
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - spreads callers, no secret
+        pause_s = max(asked_s, self._pause_s * jitter)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        if time.monotonic() + pause_s >= self._end_s:
+            raise error
+        return pause_s
+
+
+def _judge(response: httpx.Response) -> tuple[GatewayError | None, float | None]:
+    """Return what is wrong, and the seconds to wait before the next attempt (None: none)."""
+    if response.is_success:
+        return None, None
+    try:
+        problem = msgspec.json.decode(response.content, type=Problem)
+        text = problem.detail or problem.reason or problem.title
+    except msgspec.DecodeError:
+        problem, text = None, response.text[:200]
+    error = GatewayError(
+        f"The gateway answered {response.status_code}: {text}", response.status_code, problem
+    )
+    if response.status_code not in _RETRIED:
+        return error, None
+    asked = response.headers.get("retry-after", "0")
+    return error, float(asked) if asked.isdecimal() else 0.0
+
+
+def _no_answer(error: httpx.TransportError) -> GatewayError:
+    return GatewayError(f"The gateway did not answer: {error or type(error).__name__}.")
+
+
+def _post(path: str, body: object) -> dict[str, Any]:
+    return {
+        "method": "POST",
+        "url": path,
+        "content": msgspec.json.encode(body),
+        "headers": {"content-type": "application/json"},
+    }
+
+
+def _label(transaction_id: str, *, is_fraud: bool, more: Mapping[str, Any]) -> dict[str, Any]:
+    body = {"transaction_id": transaction_id, "is_fraud": is_fraud, **more}
+    return _post("/v1/feedback", body)
+
+
+def _look_up(transaction_id: str) -> dict[str, Any]:
+    return {"method": "GET", "url": f"/v1/decisions/{quote(transaction_id, safe='')}"}
+
+
+def _options(url: str, api_key: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"base_url": url, "headers": headers, **options}
+
+
+class GatewayClient:
+    """Blocking client; may be shared by threads. Every call raises GatewayError.
+
+    Args:
+        url: Where the gateway listens.
+        api_key: Key or token; None where the gateway wants none.
+        timeout_s: Limit of one call, with all its attempts.
+        options: For httpx.Client: `verify` and `cert` for TLS, `limits`, ...
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None = None, *, timeout_s: float = 2.0, **options: Any
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._http = httpx.Client(**_options(url, api_key, options))
+
+    def score(self, transaction: Mapping[str, Any]) -> Answer:
+        """Return the decision about one transaction, which must have an id of its own."""
+        return msgspec.json.decode(self._call(**_post("/v1/score", transaction)), type=Answer)
+
+    def score_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
+        """Return what came of each transaction, in their order."""
+        body = _post("/v1/score/batch", {"transactions": transactions})
+        return msgspec.json.decode(self._call(**body), type=BatchAnswer).results
+
+    def decision(self, transaction_id: str) -> Answer:
+        """Return what was decided about a transaction within the last day."""
+        request = _look_up(transaction_id)
+        return msgspec.json.decode(self._call(**request), type=Answer)
+
+    def feedback(self, transaction_id: str, *, is_fraud: bool, **more: Any) -> Label:
+        """Tell what a transaction turned out to be; `more`: further members of the body."""
+        request = _label(transaction_id, is_fraud=is_fraud, more=more)
+        return msgspec.json.decode(self._call(**request), type=Label)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, **request: Any) -> bytes:
+        attempts = _Attempts(self._timeout_s)
+        while True:
+            try:
+                response = self._http.request(**request, timeout=attempts.left_s)
+            except httpx.TransportError as cause:
+                time.sleep(attempts.pause_s(0.0, _no_answer(cause)))
+                continue
+            error, asked_s = _judge(response)
+            if error is None:
+                return response.content
+            if asked_s is None:
+                raise error
+            time.sleep(attempts.pause_s(asked_s, error))
+
+
+class AsyncGatewayClient:
+    """The same on an event loop. Every call raises GatewayError.
+
+    Args:
+        url: Where the gateway listens.
+        api_key: Key or token; None where the gateway wants none.
+        timeout_s: Limit of one call, with all its attempts.
+        options: For httpx.AsyncClient.
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None = None, *, timeout_s: float = 2.0, **options: Any
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._http = httpx.AsyncClient(**_options(url, api_key, options))
+
+    async def score(self, transaction: Mapping[str, Any]) -> Answer:
+        """Return the decision about one transaction, which must have an id of its own."""
+        content = await self._call(**_post("/v1/score", transaction))
+        return msgspec.json.decode(content, type=Answer)
+
+    async def score_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
+        """Return what came of each transaction, in their order."""
+        content = await self._call(**_post("/v1/score/batch", {"transactions": transactions}))
+        return msgspec.json.decode(content, type=BatchAnswer).results
+
+    async def decision(self, transaction_id: str) -> Answer:
+        """Return what was decided about a transaction within the last day."""
+        return msgspec.json.decode(await self._call(**_look_up(transaction_id)), type=Answer)
+
+    async def feedback(self, transaction_id: str, *, is_fraud: bool, **more: Any) -> Label:
+        """Tell what a transaction turned out to be; `more`: further members of the body."""
+        request = _label(transaction_id, is_fraud=is_fraud, more=more)
+        return msgspec.json.decode(await self._call(**request), type=Label)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _call(self, **request: Any) -> bytes:
+        attempts = _Attempts(self._timeout_s)
+        while True:
+            try:
+                response = await self._http.request(**request, timeout=attempts.left_s)
+            except httpx.TransportError as cause:
+                await asyncio.sleep(attempts.pause_s(0.0, _no_answer(cause)))
+                continue
+            error, asked_s = _judge(response)
+            if error is None:
+                return response.content
+            if asked_s is None:
+                raise error
+            await asyncio.sleep(attempts.pause_s(asked_s, error))

@@ -1,0 +1,36 @@
+"""For the orchestrator: health, readiness, metrics; open to everybody, without customer data."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.backends import find_missing
+from gateway.door import Door, json
+
+__all__ = ["healthz", "metrics", "readyz"]
+
+
+async def healthz(request: Request) -> Response:
+    """Answer 200, or 503 where only a restart helps."""
+    fatal = request.app.state.door.backends.log.fatal
+    return json({"alive": fatal is None}, 503 if fatal else 200)
+
+
+async def readyz(request: Request) -> Response:
+    """Answer 200, or 503 with what is missing and why."""
+    door: Door = request.app.state.door
+    missing = await find_missing(door.backends)
+    if door.draining:
+        missing["gateway"] = "It is shutting down."
+    return json({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+
+async def metrics(request: Request) -> Response:
+    """Answer the metrics of this process."""
+    door: Door = request.app.state.door
+    door.metrics.in_flight.set(door.in_flight)
+    for name, breaker in door.service.breakers.items():
+        door.metrics.breaker_open.labels(name).set(int(breaker.is_open))
+    return Response(generate_latest(door.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,89 @@
+"""JSON Web Tokens of an identity provider, as an alternative to API keys (RFC 7519, RFC 9068)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from flagger.errors import ConfigurationError
+from flagger.settings import Settings
+
+__all__ = ["TokenVerifier"]
+
+ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
+"""Asymmetric ones only: the gateway holds no secret that could sign."""
+_LEEWAY_S = 30
+"""How far our clock and the provider's may be apart."""
+_REFRESH_S = 300.0
+_FETCH_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class TokenVerifier:
+    """Checks tokens against the provider's public keys.
+
+    Args:
+        settings: `gateway_jwt_*`.
+
+    Raises:
+        ConfigurationError: The keys cannot be read.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._source = settings.gateway_jwt_jwks or ""
+        self._issuer = settings.gateway_jwt_issuer
+        self._audience = settings.gateway_jwt_audience
+        if "://" in self._source and not self._source.startswith("https://"):
+            raise ConfigurationError("FLAGGER_GATEWAY_JWT_JWKS must be a file or an https:// URL.")
+        self._read_s = time.monotonic()
+        self._keys = self._read()
+
+    def verify(self, token: str) -> tuple[str, tuple[str, ...]] | None:
+        """Return (subject, scopes) of a token, or None if it does not hold now."""
+        try:
+            key_id = jwt.get_unverified_header(token).get("kid")
+            key = self._keys[key_id]
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key.key,
+                algorithms=[key.algorithm_name] if key.algorithm_name in ALGORITHMS else [],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=_LEEWAY_S,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except (jwt.PyJWTError, KeyError):
+            return None
+        return str(claims["sub"]), tuple(str(claims.get("scope", "")).split())
+
+    def refresh(self) -> None:
+        """Read the keys again if they are old; those we have stay if that fails. Blocks."""
+        if time.monotonic() - self._read_s < _REFRESH_S:
+            return
+        self._read_s = time.monotonic()
+        try:
+            self._keys = self._read()
+        except ConfigurationError as error:
+            logger.error("Going on with the token keys read before: %s", error)
+
+    def _read(self) -> dict[str | None, jwt.PyJWK]:
+        try:
+            if self._source.startswith("https://"):
+                with urllib.request.urlopen(  # noqa: S310 - https only, see above
+                    self._source, timeout=_FETCH_TIMEOUT_S
+                ) as response:
+                    text = response.read()
+            else:
+                text = Path(self._source).read_bytes()
+            return {key.key_id: key for key in jwt.PyJWKSet.from_dict(json.loads(text)).keys}
+        except (OSError, ValueError, jwt.PyJWTError) as error:
+            raise ConfigurationError(
+                f"FLAGGER_GATEWAY_JWT_JWKS {self._source!r} gives no keys ({error})."
+            ) from error
