@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOORS = {"train", "export", "streamer", "gateway", "review", "loadtest", "deploy"}
+DOORS = {"train", "export", "streamer", "gateway", "review", "loadtest", "deploy", "grafana"}
 FRAMEWORKS = {"fastapi", "starlette", "uvicorn", "confluent_kafka", "streamlit"}
 # Who may import whom beside the core: training replays nothing of the others; the benchmarks and
 # the demo drive everything.
@@ -19,6 +19,7 @@ ALLOWED = {
     "streamer": {"train"},  # the producer replays files through train's readers
     "gateway": set[str](),
     "deploy": set[str](),
+    "grafana": set[str](),
     "loadtest": DOORS,
 }
 

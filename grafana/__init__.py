@@ -1,0 +1,1 @@
+"""Dashboards as code, and the door to a Grafana server; rules for Prometheus stand beside them."""

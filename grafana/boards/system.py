@@ -1,0 +1,203 @@
+"""System health: what runs, what waits, what is lost from the ordinary way, what fills up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grafana.board import make_board
+from grafana.panels import number, series
+
+__all__ = ["board"]
+
+_ALL = 'instance=~"$instance"'
+_RATE = "[$__rate_interval]"
+
+
+def _rate(metric: str) -> str:
+    return f"sum(rate(flagger_streamer_{metric}_total{{{_ALL}}}{_RATE}))"
+
+
+_NUMBERS = [
+    number(
+        "Targets down",
+        "Processes that Prometheus cannot reach.",
+        "short",
+        'count(up{job=~"flagger-.*|triton"} == 0) or on() vector(0)',
+        width=6,
+        critical=1,
+    ),
+    number(
+        "Waiting streamers",
+        "Streamers that wait for Triton, Valkey or their partitions; /readyz says why.",
+        "short",
+        f"count(max by (instance) (flagger_streamer_waiting{{{_ALL}}}) == 1) or on() vector(0)",
+        width=6,
+        critical=1,
+    ),
+    number(
+        "Open breakers",
+        "Services that a gateway leaves alone because they did not answer.",
+        "short",
+        f"sum(flagger_gateway_breaker_open{{{_ALL}}}) or on() vector(0)",
+        width=6,
+        critical=1,
+    ),
+    number(
+        "Dead letters, last hour",
+        "Messages that could not be decided: `flagger dead-letters` lists them.",
+        "short",
+        f"sum(increase(flagger_streamer_dead_lettered_total{{{_ALL}}}[1h]))",
+        width=6,
+        warning=1,
+    ),
+]
+
+_WAITING = [
+    series(
+        "Waiting for",
+        "1 while a streamer waits for a part.",
+        "short",
+        [(f"flagger_streamer_waiting{{{_ALL}}}", "{{instance}} {{part}}")],
+    ),
+    series(
+        "Held messages",
+        "Messages that wait for slower partitions while history is read; at 200,000 their "
+        "partitions are paused.",
+        "short",
+        [(f"flagger_streamer_held_messages{{{_ALL}}}", "{{instance}}")],
+    ),
+    series(
+        "Requests to Triton under way",
+        "At FLAGGER_MAX_IN_FLIGHT polling waits: Triton is the limit.",
+        "short",
+        [(f"flagger_streamer_in_flight_requests{{{_ALL}}}", "{{instance}}")],
+    ),
+    series(
+        "Gateway: errors by kind",
+        "Problems told to the caller, and faults in spite of which a decision was made.",
+        "reqps",
+        [
+            (
+                f"sum by (kind) (rate(flagger_gateway_errors_total{{{_ALL}}}{_RATE})) "
+                "or on() vector(0)",
+                "{{kind}}",
+            )
+        ],
+    ),
+    series(
+        "Gateway: answers by status",
+        "HTTP answers by route and status.",
+        "reqps",
+        [
+            (
+                f"sum by (route, status) (rate(flagger_gateway_responses_total{{{_ALL}}}{_RATE}))",
+                "{{route}} {{status}}",
+            )
+        ],
+        width=24,
+        stacked=True,
+    ),
+]
+
+_UNUSUAL = [
+    series(
+        "Not the ordinary way",
+        "Dead letters, repeated ids, late transactions, and messages read again after a restart.",
+        "ops",
+        [
+            (_rate("dead_lettered"), "dead letters"),
+            (_rate("duplicates"), "duplicates"),
+            (_rate("late"), "late"),
+            (_rate("replayed"), "replayed"),
+        ],
+    ),
+    series(
+        "Too late",
+        "Labels and terminal counts that had already left the terminal's ring; a count.",
+        "short",
+        [(f"flagger_streamer_too_late{{{_ALL}}}", "{{instance}}")],
+    ),
+]
+
+_STATE = [
+    series(
+        "State",
+        "Memory of the entity records.",
+        "bytes",
+        [(f"flagger_streamer_state_bytes{{{_ALL}}}", "{{instance}}")],
+    ),
+    series(
+        "Entities in memory",
+        "Customers and terminals; above FLAGGER_MAX_CUSTOMERS_IN_MEMORY customers leave.",
+        "short",
+        [
+            (f"sum(flagger_streamer_customers{{{_ALL}}})", "customers"),
+            (f"sum(flagger_streamer_terminals{{{_ALL}}})", "terminals"),
+        ],
+    ),
+    series(
+        "Records and the store",
+        "Records a second: written to Valkey, found there, made new, and evicted from memory.",
+        "ops",
+        [
+            (f"sum(rate(flagger_streamer_records_written{{{_ALL}}}{_RATE}))", "written"),
+            (f"sum(rate(flagger_streamer_records_loaded{{{_ALL}}}{_RATE}))", "loaded"),
+            (f"sum(rate(flagger_streamer_records_created{{{_ALL}}}{_RATE}))", "created"),
+            (f"sum(rate(flagger_streamer_customers_evicted{{{_ALL}}}{_RATE}))", "evicted"),
+        ],
+        width=24,
+    ),
+]
+
+_PROCESSES = [
+    series(
+        "CPU",
+        "Cores that a process uses.",
+        "short",
+        [
+            (
+                f'rate(process_cpu_seconds_total{{job=~"flagger-.*", {_ALL}}}{_RATE})',
+                "{{job}} {{instance}}",
+            )
+        ],
+    ),
+    series(
+        "Memory",
+        "Resident memory of a process.",
+        "bytes",
+        [
+            (
+                f'process_resident_memory_bytes{{job=~"flagger-.*", {_ALL}}}',
+                "{{job}} {{instance}}",
+            )
+        ],
+    ),
+    series(
+        "Triton's machine: CPU",
+        "Share of the machine's processors in use, as Triton sees it.",
+        "percentunit",
+        [("nv_cpu_utilization", "{{instance}}")],
+    ),
+    series(
+        "Triton's machine: memory",
+        "Memory in use on the machine that Triton runs on.",
+        "bytes",
+        [("nv_cpu_memory_used_bytes", "{{instance}}")],
+    ),
+]
+
+
+def board() -> Any:
+    """Return the board."""
+    return make_board(
+        "flagger-system",
+        "Fraud Flagger: system health",
+        "What runs, what waits, what leaves the ordinary way, what fills up.",
+        {
+            "Now": _NUMBERS,
+            "Waiting and errors": _WAITING,
+            "Unusual messages": _UNUSUAL,
+            "State": _STATE,
+            "Processes": _PROCESSES,
+        },
+    )
