@@ -1,0 +1,139 @@
+{{- define "ff.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "ff.selector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "ff.labels" -}}
+{{ include "ff.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
+{{- define "ff.image" -}}
+{{- with .Values.image -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}
+{{- else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "ff.claim" -}}
+{{ .Values.modelRepository.existingClaim | default (printf "%s-models" (include "ff.name" .)) }}
+{{- end }}
+
+{{/* host:port of the pool that a door asks: dict root, pool */}}
+{{- define "ff.tritonUrl" -}}
+{{- if .root.Values.triton.url }}{{ .root.Values.triton.url }}
+{{- else }}
+{{- if not (index .root.Values.triton .pool).enabled }}
+{{- fail (printf "tritonPool is %s, but triton.%s.enabled is false" .pool .pool) }}
+{{- end }}
+{{- printf "%s-triton-%s:8001" (include "ff.name" .root) .pool }}
+{{- end }}
+{{- end }}
+
+{{/* Who runs: nobody special, on a root file system that nobody can write to. */}}
+{{- define "ff.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "ff.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* The environment of each of our containers: dict root, pool */}}
+{{- define "ff.env" -}}
+- {name: FLAGGER_KAFKA_BOOTSTRAP_SERVERS, value: {{ required "kafka.bootstrapServers is needed" .root.Values.kafka.bootstrapServers | quote }}}
+- {name: FLAGGER_KAFKA_SECURITY_PROTOCOL, value: {{ .root.Values.kafka.securityProtocol | quote }}}
+{{- with .root.Values.kafka }}
+{{- if eq .securityProtocol "sasl_ssl" }}
+- {name: FLAGGER_KAFKA_SASL_MECHANISM, value: {{ .saslMechanism | quote }}}
+- {name: FLAGGER_KAFKA_USERNAME, value: {{ required "kafka.username is needed for sasl_ssl" .username | quote }}}
+- {name: FLAGGER_KAFKA_PASSWORD_FILE, value: /etc/flagger/kafka/{{ required "kafka.secret.passwordKey is needed for sasl_ssl" .secret.passwordKey }}}
+{{- end }}
+{{- if ne .securityProtocol "plaintext" }}
+{{- if .secret.caKey }}
+- {name: FLAGGER_KAFKA_TLS_CA, value: /etc/flagger/kafka/{{ .secret.caKey }}}
+{{- end }}
+{{- if .secret.certificateKey }}
+- {name: FLAGGER_KAFKA_TLS_CERTIFICATE, value: /etc/flagger/kafka/{{ .secret.certificateKey }}}
+- {name: FLAGGER_KAFKA_TLS_KEY, value: /etc/flagger/kafka/{{ required "kafka.secret.keyKey is needed with certificateKey" .secret.keyKey }}}
+{{- end }}
+{{- end }}
+{{- end }}
+- {name: FLAGGER_TRITON_URL, value: {{ include "ff.tritonUrl" . | quote }}}
+- {name: FLAGGER_VALKEY_URL_FILE, value: /etc/flagger/valkey/{{ .root.Values.valkey.secret.key }}}
+- {name: FLAGGER_MODEL_REPOSITORY, value: /models}
+- {name: FLAGGER_PARTITIONS, value: {{ .root.Values.streamer.partitions | quote }}}
+{{- range $name, $value := .root.Values.settings }}
+{{- if or (hasPrefix "kafka_" $name) (has $name (list "triton_url" "valkey_url" "model_repository" "partitions" "instance" "gateway_keys_file")) }}
+{{- fail (printf "settings.%s: the chart sets it from another value, see values.yaml" $name) }}
+{{- end }}
+- {name: FLAGGER_{{ upper $name }}, value: {{ include "ff.text" $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "ff.mounts" -}}
+- {name: models, mountPath: /models, readOnly: true{{ with .Values.modelRepository.subPath }}, subPath: {{ . | quote }}{{ end }}}
+- {name: kernels, mountPath: /var/cache/flagger}
+- {name: tmp, mountPath: /tmp}
+- {name: valkey, mountPath: /etc/flagger/valkey, readOnly: true}
+{{- if .Values.kafka.secret.name }}
+- {name: kafka, mountPath: /etc/flagger/kafka, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "ff.volumes" -}}
+- name: models
+  persistentVolumeClaim: {claimName: {{ include "ff.claim" . }}, readOnly: true}
+- name: kernels
+  emptyDir: {sizeLimit: 256Mi}
+- name: tmp
+  emptyDir: {sizeLimit: 64Mi}
+- name: valkey
+  secret: {secretName: {{ required "valkey.secret.name is needed" .Values.valkey.secret.name }}}
+{{- with .Values.kafka.secret.name }}
+- name: kafka
+  secret: {secretName: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{/* The image's compiled kernels, copied where they can be added to on another processor. */}}
+{{- define "ff.initContainers" -}}
+- name: kernels
+  image: {{ include "ff.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [cp, -a, /var/cache/flagger/., /kernels/]
+  securityContext:
+    {{- include "ff.containerSecurity" . | nindent 4 }}
+  resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {memory: 64Mi}}
+  volumeMounts: [{name: kernels, mountPath: /kernels}]
+{{- end }}
+
+{{/* Replicas on different machines where there are some: dict root, component */}}
+{{- define "ff.spread" -}}
+- maxSkew: 1
+  topologyKey: kubernetes.io/hostname
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "ff.selector" . | nindent 6 }}
+{{- end }}
+
+{{/* A value as text; Helm reads numbers as floating point, and 2000000 would become 2e+06. */}}
+{{- define "ff.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
+{{- end }}

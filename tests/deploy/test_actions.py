@@ -1,0 +1,86 @@
+"""The workflows: what linters do not know about this project."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def load(path: Path) -> dict[str, Any]:
+    # BaseLoader: "on" is a word, not True.
+    loaded: dict[str, Any] = yaml.load(path.read_text(), Loader=yaml.BaseLoader)
+    return loaded
+
+
+def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+
+def test_there_are_workflows() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["ci", "codeql", "release"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_actions_are_pinned(path: Path) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", path.read_text())
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), f"{action}: name the version"
+
+
+def test_an_action_has_one_version() -> None:
+    pins: dict[str, set[str]] = {}
+    for path in WORKFLOWS:
+        for action in re.findall(r"uses: (\S+)", path.read_text()):
+            name, _, commit = action.partition("@")
+            pins.setdefault(name, set()).add(commit)
+    assert {name: found for name, found in pins.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_rights_are_named_and_time_is_limited(path: Path) -> None:
+    workflow = load(path)
+    assert workflow["permissions"] in ({}, "", {"contents": "read"})
+    for name, job in workflow["jobs"].items():
+        assert int(job["timeout-minutes"]) <= 45, name
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] == "false", name
+
+
+def test_each_supported_python_is_tested_with_our_own_commands() -> None:
+    workflow = load(ROOT / ".github" / "workflows" / "ci.yml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"])
+    assert found
+    supported = [f"3.{minor}" for minor in range(int(found[1]), int(found[2]))]
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == supported
+    commands = [step.get("run", "") for step in steps(workflow)]
+    for line in (ROOT / ".ci" / "run").read_text().splitlines():
+        if line.startswith("make "):
+            assert line in commands, f"ci.yml does not run `{line}`"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_files_that_are_named_exist(path: Path) -> None:
+    named = re.findall(r"\b((?:deploy|tests|loadtest)/[\w./-]+)", path.read_text())
+    for name in named:
+        assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+def test_dependencies_are_kept_fresh_where_they_are() -> None:
+    config = load(ROOT / ".github" / "dependabot.yml")
+    kinds = {update["package-ecosystem"]: update for update in config["updates"]}
+    assert set(kinds) == {"uv", "github-actions", "docker", "docker-compose"}
+    for update in kinds.values():
+        for folder in update.get("directories", [update.get("directory")]):
+            assert (ROOT / folder.strip("/")).is_dir(), folder

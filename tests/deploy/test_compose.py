@@ -1,0 +1,198 @@
+"""The Compose file and the image's recipe, as far as they can be examined without Docker."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flagger.cli import COMMANDS
+from flagger.settings import ENV_PREFIX, load_settings
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "compose"
+OURS = ("streamer", "gateway", "tools", "smoke")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+    return loaded
+
+
+def arguments_of(service: dict[str, Any]) -> list[str]:
+    command = service.get("command", [])
+    return [str(part) for part in command]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_is_one(
+    name: str, compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("valkey://:x@valkey:6379/0\n")
+    for variable in [v for v in os.environ if v.startswith(ENV_PREFIX)]:
+        monkeypatch.delenv(variable)
+    for variable, value in compose["services"][name]["environment"].items():
+        shown = str(secret) if value.startswith("/run/secrets/") else value
+        monkeypatch.setenv(variable, shown)
+    settings = load_settings()
+    assert settings.kafka_bootstrap_servers == "kafka:9092"
+    assert settings.triton_url == "triton:8001"
+    assert settings.valkey_url == "valkey://:x@valkey:6379/0"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_may_do_little(name: str, compose: dict[str, Any]) -> None:
+    service = compose["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "kernels:/var/cache/flagger" in service["volumes"]
+    assert not {"privileged", "network_mode", "pid"} & service.keys()
+
+
+def test_commands_exist(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert arguments_of(services["gateway"])[0] in COMMANDS
+    assert arguments_of(services["smoke"])[0] in COMMANDS
+    (shell,) = arguments_of(services["streamer"])
+    found = re.search(r"exec flagger (\w+)", shell)
+    assert found
+    assert found[1] in COMMANDS
+    for name in ("streamer", "gateway"):
+        assert services[name]["healthcheck"]["test"][:3] == ["CMD", "flagger", "health"]
+
+
+def test_what_is_referred_to_is_there(compose: dict[str, Any]) -> None:
+    named = {"volumes": set(compose["volumes"]), "secrets": set(compose["secrets"])}
+    for name, service in compose["services"].items():
+        assert set(service.get("networks", [])) <= set(compose["networks"]), name
+        assert set(service.get("secrets", [])) <= named["secrets"], name
+        assert set(service.get("depends_on", [])) <= set(compose["services"]), name
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (FOLDER / source).exists(), f"{name} mounts {source}, which is not there"
+            else:
+                assert source in named["volumes"], name
+
+
+def test_only_this_machine_reaches_the_ports(compose: dict[str, Any]) -> None:
+    ports = [p for s in compose["services"].values() for p in s.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert compose["networks"]["back"] == {"internal": True}
+    assert "ports" not in compose["services"]["valkey"]
+
+
+def test_one_triton_at_a_time_on_cpu_by_default(compose: dict[str, Any]) -> None:
+    cpu, gpu = compose["services"]["triton"], compose["services"]["triton-gpu"]
+    assert (cpu["profiles"], gpu["profiles"]) == (["cpu"], ["gpu"])
+    assert "COMPOSE_PROFILES=cpu" in (FOLDER / ".env").read_text().splitlines()
+    assert set(gpu["command"]) - set(cpu["command"]) == {"--model-config-name=gpu"}
+    assert "--model-control-mode=explicit" in cpu["command"]
+    loaded = {a.split("=")[1] for a in cpu["command"] if a.startswith("--load-model=")}
+    assert loaded == {c.parent.name for c in (ROOT / "model_repository").glob("*/config.pbtxt")}
+    assert cpu["networks"]["back"]["aliases"] == gpu["networks"]["back"]["aliases"] == ["triton"]
+    for name in ("streamer", "gateway"):
+        waits = compose["services"][name]["depends_on"]
+        assert waits["triton"]["required"] is waits["triton-gpu"]["required"] is False
+
+
+def test_images_have_versions(compose: dict[str, Any]) -> None:
+    images = {s["image"] for s in compose["services"].values()}
+    assert all(re.search(r":[\w.-]*\d[\w.-]*(\}|$)|:local\}$", image) for image in images), images
+
+
+def test_prometheus_calls_jobs_as_the_rules_do(compose: dict[str, Any]) -> None:
+    ours = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    theirs = yaml.safe_load((ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text())
+    jobs = [{s["job_name"] for s in config["scrape_configs"]} for config in (ours, theirs)]
+    assert jobs[0] == jobs[1]
+    mounts = compose["services"]["prometheus"]["volumes"]
+    assert "../../grafana/prometheus/rules:/etc/prometheus/rules:ro" in mounts
+    boards = yaml.safe_load(
+        (ROOT / "grafana" / "provisioning" / "dashboards" / "fraud-flagger.yml").read_text()
+    )
+    path = boards["providers"][0]["options"]["path"]
+    assert f"../../grafana/dashboards:{path}:ro" in compose["services"]["grafana"]["volumes"]
+
+
+def test_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+
+    def make() -> dict[str, str]:
+        subprocess.run(
+            [str(FOLDER / "compose.sh"), "secrets"],
+            check=True,
+            env={**os.environ, "FRAUD_FLAGGER_SECRETS": str(folder)},
+        )
+        return {path.name: path.read_text() for path in folder.iterdir()}
+
+    made = make()
+    content = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+    assert {f"secrets/{name}" for name in made} == {s["file"] for s in content["secrets"].values()}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    password = made["valkey_conf"].split()[1]
+    assert len(password) == 64
+    assert made["valkey_url"].strip() == f"valkey://:{password}@valkey:6379/0"
+    assert made["grafana_admin_password"] != password
+    assert make() == made
+
+
+def test_secrets_are_not_committed() -> None:
+    assert "secrets/" in (FOLDER / ".gitignore").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> str:
+    return (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+
+
+def test_the_image_has_every_package(dockerfile: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    copied = set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
+    assert copied == packages
+    ignore = (ROOT / "deploy" / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {f"!{name}" for name in packages} <= set(ignore)
+    assert f"ARG VERSION={project['project']['version']}" in dockerfile
+
+
+def test_the_image_runs_as_nobody_special(dockerfile: str) -> None:
+    last = dockerfile.rpartition("\nFROM ")[2]
+    users = re.findall(r"^USER (\S+)$", last, re.MULTILINE)
+    assert users == ["10001:10001"]
+    assert last.index("USER ") < last.index("deploy.precompile") < last.index("ENTRYPOINT")
+    assert 'ENTRYPOINT ["flagger"]' in last
+    assert not re.search(r"^ADD |:latest\b|curl|apt-get", dockerfile, re.MULTILINE)
+
+
+def test_precompiling_reaches_the_kernels_of_both_doors() -> None:
+    program = """
+from deploy.precompile import precompile
+from flagger.features import rows, updates
+from flagger.wire import encode, scan
+precompile()
+kernels = [scan.scan_transactions, rows.score_rows, updates.apply_activity, updates.apply_labels,
+           updates.hash_rows, encode._encode]
+print([kernel.__name__ for kernel in kernels if not kernel.signatures])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,261 @@
+"""The chart as Helm rendered it, for each file of values in ci/.
+
+`deploy/helm/render.sh` renders (it needs helm); the results stand in `rendered/` with the digest of
+the chart that they are of, so that this examines what a cluster would get on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flagger.cli import COMMANDS
+from flagger.settings import ENV_PREFIX, Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "helm" / "fraud-flagger"
+RENDERED = Path(__file__).with_name("rendered")
+NAMES = ("default", "everything", "external-triton")
+NAME = "flagger-fraud-flagger"
+Manifest = dict[str, Any]
+
+
+def manifests(name: str) -> list[Manifest]:
+    documents = yaml.safe_load_all((RENDERED / f"{name}.yaml").read_text())
+    return [document for document in documents if document]
+
+
+def find(name: str, kind: str, component: str) -> Manifest:
+    wanted = f"{NAME}-{component}"
+    (found,) = (m for m in manifests(name) if m["kind"] == kind and m["metadata"]["name"] == wanted)
+    return found
+
+
+def pods(name: str) -> Iterator[tuple[str, Manifest]]:
+    """Yield component and pod specification of everything that runs."""
+    for manifest in manifests(name):
+        component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
+        if manifest["kind"] in ("Deployment", "StatefulSet"):
+            yield component, manifest["spec"]["template"]["spec"]
+        elif manifest["kind"] == "Pod":
+            yield component, manifest["spec"]
+
+
+def ours(name: str) -> Iterator[tuple[str, Manifest]]:
+    return ((c, pod) for c, pod in pods(name) if not c.startswith("triton"))
+
+
+def test_the_renderings_are_of_this_chart() -> None:
+    digest = hashlib.sha256()
+    for path in sorted(str(p.relative_to(CHART)) for p in CHART.rglob("*") if p.is_file()):
+        of_file = hashlib.sha256((CHART / path).read_bytes()).hexdigest()
+        digest.update(f"{of_file}  ./{path}\n".encode())
+    assert sorted(p.stem for p in RENDERED.iterdir()) == sorted(NAMES)
+    for name in NAMES:
+        first = (RENDERED / f"{name}.yaml").read_text().splitlines()[0]
+        assert first.split()[-1] == digest.hexdigest(), "run deploy/helm/render.sh (needs helm)"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_one(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a-secret-value")
+    seen = 0
+    for component, pod in ours(name):
+        for variable in [v for v in os.environ if v.startswith(ENV_PREFIX)]:
+            monkeypatch.delenv(variable)
+        for entry in pod["containers"][0]["env"]:
+            value = entry.get("value", "streamer-0")
+            assert isinstance(value, str)
+            is_secret = entry["name"].endswith(("VALKEY_URL_FILE", "PASSWORD_FILE"))
+            monkeypatch.setenv(entry["name"], str(secret) if is_secret else value)
+        settings = load_settings()
+        assert settings.kafka_bootstrap_servers, component
+        assert settings.valkey_url == "a-secret-value"
+        assert str(settings.model_repository) == "/models"
+        seen += 1
+    assert seen == 3
+
+
+def test_numbers_of_the_values_stay_whole() -> None:
+    pod = find("everything", "StatefulSet", "streamer")["spec"]["template"]["spec"]
+    env = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
+    assert env["FLAGGER_MAX_CUSTOMERS_IN_MEMORY"] == "2000000"
+    assert env["FLAGGER_KAFKA_PASSWORD_FILE"] == "/etc/flagger/kafka/password"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pods_may_do_little(name: str) -> None:
+    for component, pod in pods(name):
+        assert pod["automountServiceAccountToken"] is False, component
+        # Else a service of the release called flagger would be an unknown FLAGGER_ setting.
+        assert pod["enableServiceLinks"] is False, component
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]
+            assert re.search(r":\S*\d|@sha256:[0-9a-f]{64}$", container["image"])
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted <= {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_and_probes(name: str) -> None:
+    for component, pod in ours(name):
+        container = pod["containers"][0]
+        assert container["args"][0] in COMMANDS
+        if component == "smoke":
+            continue
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert ports == ({"metrics": 9101} if component == "streamer" else {"http": 8080})
+        for probe, path in (("liveness", "/healthz"), ("readiness", "/readyz")):
+            assert container[f"{probe}Probe"]["httpGet"]["path"] == path
+            assert container[f"{probe}Probe"]["httpGet"]["port"] in ports
+
+
+def test_a_gateway_is_out_of_the_service_before_it_ends() -> None:
+    pod = find("default", "Deployment", "gateway")["spec"]["template"]["spec"]
+    probe = pod["containers"][0]["readinessProbe"]
+    noticed_ms = probe["periodSeconds"] * probe["failureThreshold"] * 1000
+    assert noticed_ms <= Settings().gateway_drain_ms
+    assert pod["terminationGracePeriodSeconds"] * 1000 > 2 * Settings().gateway_drain_ms
+
+
+def test_a_streamer_keeps_its_name() -> None:
+    streamer = find("default", "StatefulSet", "streamer")
+    pod = streamer["spec"]["template"]["spec"]
+    env = {e["name"]: e for e in pod["containers"][0]["env"]}
+    assert env["FLAGGER_INSTANCE"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+    assert streamer["spec"]["serviceName"] == f"{NAME}-streamer"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_selectors_find_their_pods(name: str) -> None:
+    labels: dict[str, dict[str, str]] = {}
+    for manifest in manifests(name):
+        component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
+        if manifest["kind"] in ("Deployment", "StatefulSet"):
+            labels[component] = manifest["spec"]["template"]["metadata"]["labels"]
+        elif manifest["kind"] == "Pod":
+            labels[component] = manifest["metadata"]["labels"]
+    seen = 0
+    for manifest in manifests(name):
+        spec = manifest.get("spec", {})
+        selector = {
+            "Service": lambda s: s["selector"],
+            "PodDisruptionBudget": lambda s: s["selector"]["matchLabels"],
+            "NetworkPolicy": lambda s: s["podSelector"]["matchLabels"],
+            "Deployment": lambda s: s["selector"]["matchLabels"],
+            "StatefulSet": lambda s: s["selector"]["matchLabels"],
+        }.get(manifest["kind"])
+        if selector is None:
+            continue
+        component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
+        wanted = selector(spec)
+        assert wanted.items() <= labels[component].items(), manifest["metadata"]["name"]
+        others = [c for c, found in labels.items() if wanted.items() <= found.items()]
+        assert others == [component]
+        seen += 1
+    assert seen >= 6
+
+
+def test_policies_let_the_parts_reach_each_other() -> None:
+    policies = {
+        m["metadata"]["labels"]["app.kubernetes.io/component"]: m["spec"]
+        for m in manifests("everything")
+        if m["kind"] == "NetworkPolicy"
+    }
+    assert set(policies) == {"streamer", "gateway", "smoke", "triton-cpu", "triton-gpu"}
+
+    def sends_to(component: str) -> dict[str, int]:
+        found = {}
+        for rule in policies[component]["egress"]:
+            for peer in rule.get("to", []):
+                target = peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+                found[target] = rule["ports"][0]["port"]
+        return found
+
+    assert sends_to("streamer") == {"triton-gpu": 8001}
+    assert sends_to("gateway") == {"triton-cpu": 8001}
+    assert sends_to("smoke") == {"gateway": 8080}
+    assert policies["triton-cpu"]["egress"] == []
+    for component in ("streamer", "gateway", "smoke"):
+        ports = {p["port"] for rule in policies[component]["egress"] for p in rule["ports"]}
+        assert {53, 9096, 6379} <= ports
+        assert (443 in ports) == (component == "gateway")
+
+
+def test_gpu_differs_where_it_must() -> None:
+    cpu = find("everything", "Deployment", "triton-cpu")["spec"]["template"]["spec"]
+    gpu = find("everything", "Deployment", "triton-gpu")["spec"]["template"]["spec"]
+    extra = set(gpu["containers"][0]["args"]) - set(cpu["containers"][0]["args"])
+    assert extra == {"--model-config-name=gpu"}
+    assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert "nvidia.com/gpu" not in cpu["containers"][0]["resources"]["limits"]
+    assert gpu["nodeSelector"]
+    assert any(t["key"] == "nvidia.com/gpu" for t in gpu["tolerations"])
+
+
+def test_scaling_stays_below_the_partitions() -> None:
+    scaled = find("everything", "ScaledObject", "streamer")["spec"]
+    streamer = find("everything", "StatefulSet", "streamer")
+    env = {
+        e["name"]: e.get("value")
+        for e in streamer["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    assert scaled["maxReplicaCount"] <= int(env["FLAGGER_PARTITIONS"])
+    assert "replicas" not in streamer["spec"]  # it would undo the scaler's number at each upgrade
+    assert scaled["scaleTargetRef"]["name"] == streamer["metadata"]["name"]
+    trigger = scaled["triggers"][0]["metadata"]
+    assert trigger["consumerGroup"] == Settings().consumer_group
+    assert trigger["topic"] == Settings().transactions_topic
+    assert find("everything", "HorizontalPodAutoscaler", "gateway")["spec"]["maxReplicas"] == 20
+
+
+def test_monitors_name_ports_and_jobs_that_exist() -> None:
+    scrapes = yaml.safe_load((ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text())
+    jobs = {scrape["job_name"] for scrape in scrapes["scrape_configs"]}
+    for manifest in manifests("everything"):
+        if manifest["kind"] != "ServiceMonitor":
+            continue
+        component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
+        ports = {p["name"] for p in find("everything", "Service", component)["spec"]["ports"]}
+        (endpoint,) = manifest["spec"]["endpoints"]
+        assert endpoint["port"] in ports
+        assert endpoint["relabelings"][0]["replacement"] in jobs
+
+
+def test_an_external_triton_brings_no_pool() -> None:
+    assert not any(component.startswith("triton") for component, _ in pods("external-triton"))
+    for component, pod in ours("external-triton"):
+        env = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
+        assert env["FLAGGER_TRITON_URL"] == "grpcs://triton.models:8001", component
+
+
+def test_the_schema_knows_each_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    free = {"settings", "resources", "nodeSelector", "labels", "monitoring"}
+
+    def compare(found: dict[str, Any], described: dict[str, Any], where: str) -> None:
+        assert described["additionalProperties"] is False, where
+        known = described["properties"].keys() - {"global"}
+        assert found.keys() == known, where
+        for key, value in found.items():
+            if isinstance(value, dict) and key not in free:
+                compare(value, described["properties"][key], f"{where}.{key}")
+
+    compare(values, schema, "values")
+    assert values["streamer"]["partitions"] >= values["streamer"]["replicas"]

@@ -1,0 +1,133 @@
+"""`flagger smoke` and `flagger health` against a streamer and a gateway that run, and do not."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from deploy.health_cli import health
+from deploy.local.server import free_ports
+from deploy.local.stack import LocalStack
+from deploy.smoke import SmokePlan, SmokeResult, judge, run_smoke
+from deploy.smoke_cli import smoke
+from flagger.errors import StackError
+from flagger.settings import ENV_PREFIX
+from loadtest.api_key import make_key
+from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+
+
+class Deployment:
+    """A streamer and a gateway on topics of their own."""
+
+    def __init__(self, stack: LocalStack, folder: Path) -> None:
+        run = uuid.uuid4().hex[:8]
+        names = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
+        topics = {f"{name}_topic": f"smoke-{run}-{name}" for name in names}
+        own = {**topics, "consumer_group": f"smoke-{run}"}
+        url = f"{stack.addresses.valkey_url.rsplit('/', 1)[0]}/13"
+        self.settings = stack.settings().model_copy(update={**own, "valkey_url": url})
+        self.key, keys = make_key(folder)
+        self.variables = environment_of(
+            self.settings, {f"{ENV_PREFIX}{k.upper()}": v for k, v in own.items()} | keys
+        )
+        metrics, port = free_ports(2)
+        self.streamer_url = f"http://127.0.0.1:{metrics}"
+        self.gateway_url = f"http://127.0.0.1:{port}"
+        self.streamer = FlaggerProcess(
+            ["stream", "--metrics-port", str(metrics)], self.variables, folder / "streamer.log"
+        )
+        wait_for_url(f"{self.streamer_url}/readyz", self.streamer)
+        self.gateway = FlaggerProcess(
+            ["gateway", "--port", str(port)], self.variables, folder / "gateway.log"
+        )
+        wait_for_url(f"{self.gateway_url}/readyz", self.gateway)
+
+    def stop(self) -> None:
+        self.streamer.kill()
+        self.gateway.kill()
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    published: tuple[Path, str], stack: LocalStack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    running = Deployment(stack, tmp_path_factory.mktemp("smoke"))
+    yield running
+    running.stop()
+
+
+def run(deployment: Deployment, *arguments: str) -> Result:
+    ours = {k: v for k, v in deployment.variables.items() if k.startswith(ENV_PREFIX)}
+    return CliRunner(env=ours).invoke(smoke, list(arguments))
+
+
+@pytest.mark.stack
+def test_a_deployment_that_works(deployment: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{deployment.key}\n")
+    done = run(
+        deployment, "--transactions", "50", "--gateway", deployment.gateway_url,
+        "--key-file", str(tmp_path / "key"), "--timeout-s", "30",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "50 payments over Kafka: p50" in done.output
+    assert "10 over the gateway" in done.output
+
+
+@pytest.mark.stack
+def test_a_gateway_that_refuses_is_said(deployment: Deployment) -> None:
+    done = run(deployment, "--transactions", "5", "--gateway", deployment.gateway_url)
+    assert done.exit_code == 1
+    assert "FAILED gateway: 401" in done.output
+
+
+@pytest.mark.stack
+def test_health_of_what_runs(deployment: Deployment) -> None:
+    for service, url in (
+        ("streamer", deployment.streamer_url),
+        ("gateway", deployment.gateway_url),
+    ):
+        for arguments in ([service, "--url", url], [service, "--url", url, "--ready"]):
+            done = CliRunner().invoke(health, arguments)
+            assert done.exit_code == 0, done.output
+
+
+@pytest.mark.stack
+def test_health_of_triton(stack: LocalStack) -> None:
+    url = f"http://{stack.addresses.triton_http_url}"
+    done = CliRunner().invoke(health, ["triton", "--ready", "--url", url])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.stack
+def test_without_a_streamer_there_are_no_topics(stack: LocalStack) -> None:
+    settings = stack.settings().model_copy(update={"decisions_topic": "smoke-nowhere"})
+    with pytest.raises(StackError, match="Is a streamer running"):
+        run_smoke(settings, SmokePlan(timeout_s=1))
+
+
+def test_health_of_what_does_not_run() -> None:
+    (port,) = free_ports(1)
+    done = CliRunner().invoke(health, ["gateway", "--url", f"http://127.0.0.1:{port}"])
+    assert done.exit_code == 1
+    assert "does not answer" in done.output
+    assert CliRunner().invoke(health, ["gateway", "--url", "localhost:80"]).exit_code == 2
+
+
+def test_what_is_judged() -> None:
+    sent = {"a": 0.0, "b": 0.0, "c": 0.0}
+    result = SmokeResult(
+        decisions={"a": ["approve"], "b": ["approve", "approve"], "d": ["review"]},
+        answers={"d": "approve"},
+    )
+    judge(sent, result)
+    text = "; ".join(result.failures)
+    assert "1 of 4 payments have no decision" in text
+    assert "1 payments were decided more than once: b" in text
+    assert "d: the gateway said approve, the topic says otherwise" in text
+    good = SmokeResult(decisions={"a": ["approve"]})
+    judge({"a": 0.0}, good)
+    assert good.failures == []
