@@ -18,6 +18,7 @@ from flagger.triton import (
     Scorer,
     map_error,
 )
+from flagger.triton_address import endpoint
 
 __all__ = ["ModelServer"]
 
@@ -39,7 +40,7 @@ class ModelServer:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client = triton.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._client = triton.InferenceServerClient(**endpoint(url), channel_args=CHANNEL_OPTIONS)
         self._scorer = Scorer(url, timeout_ms=_SCORE_TIMEOUT_MS)
 
     def load(self) -> None:

@@ -11,10 +11,14 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-__all__ = ["STUCK_S", "Health", "serve_health"]
+__all__ = ["PARTS", "STUCK_S", "Health", "serve_health"]
 
 STUCK_S = 120.0
 """A loop that has not come round for so long, and waits for nothing that it knows of, is stuck."""
+
+
+PARTS = ("partitions", "triton", "valkey")
+"""What a streamer may wait for."""
 
 
 class Health:
@@ -45,6 +49,10 @@ class Health:
     def reasons(self) -> dict[str, str]:
         """Part -> why the streamer waits for it; empty: it decides."""
         return dict(self._reasons)
+
+    def is_waiting_for(self, part: str) -> bool:
+        """Return True while the streamer waits for this part."""
+        return part in self._reasons
 
     @property
     def stuck(self) -> bool:

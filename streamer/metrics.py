@@ -5,12 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+)
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from streamer.health import PARTS, Health
 
 __all__ = ["BulkHistogram", "StreamerMetrics"]
 
@@ -50,6 +60,7 @@ class StreamerMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        ProcessCollector(registry=self.registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"flagger_streamer_{name}", text, labels, registry=self.registry)
@@ -104,6 +115,11 @@ class StreamerMetrics:
             buckets=_BATCH_BUCKETS_ROWS,
             registry=self.registry,
         )
+
+    def show_waiting(self, health: Health) -> None:
+        """Have the gauge say what the streamer waits for at the moment when it is asked."""
+        for part in PARTS:
+            self.waiting.labels(part).set_function(partial(health.is_waiting_for, part))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -40,7 +40,7 @@ MAX_HELD_MESSAGES = 200_000
 """At this many messages that wait for slower partitions, their partitions are paused."""
 _IDLE_WAIT_S = 0.02
 _BUSY_WAIT_S = 0.001
-_LINGER_S = 0.004
+_LINGER_S = 0.008
 """While a commit is under way no decision can go out: a few larger batches do as well as many."""
 _SIDE_LOG_EVERY_S = 0.05
 _log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Pipeline:
         self._keep_going = keep_going
         self._clock_ms = clock_ms
         self._health = health or Health()
+        metrics.show_waiting(self._health)
         falls_back = settings.streamer_fallback == "rules"
         self._connection = Scorer(settings.triton_url or "", timeout_ms=settings.triton_timeout_ms)
         self._scorer = PatientScorer(
@@ -81,7 +82,7 @@ class Pipeline:
             timeout_ms=settings.triton_timeout_ms,
             keep_going=keep_going,
             on_error=lambda kind: metrics.model_errors.labels(kind).inc(),
-            before_waiting=lambda: self._commits.commit_all(),
+            before_waiting=self._before_waiting,
             health=self._health,
             patience_ms=settings.streamer_fallback_after_ms if falls_back else None,
         )
@@ -212,6 +213,11 @@ class Pipeline:
             self._health.waits("valkey", str(error))
             _log.warning("%s The next attempt follows.", error)
 
+    def _before_waiting(self) -> None:
+        """Send out what is decided: while the model server is away no transaction may hang."""
+        self._commits.commit_all()
+        self._report()
+
     def _report(self) -> None:
         self._state.report(self._metrics)
         lag = self._source.lag(self._commits.committed)
@@ -219,8 +225,6 @@ class Pipeline:
         behind_ms = self._clock_ms() - clock_ms if lag and clock_ms > 0 else 0
         self._metrics.lag.set(lag)
         self._metrics.event_lag_s.set(max(behind_ms, 0) / 1000)
-        for part in ("partitions", "triton", "valkey"):
-            self._metrics.waiting.labels(part).set(part in self._health.reasons)
 
     def _check(self, model: ModelVersion) -> None:
         entry = ModelName(self._settings.streamer_model, model.version)

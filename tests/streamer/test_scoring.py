@@ -97,12 +97,18 @@ def test_a_stop_ends_the_waiting() -> None:
 
 
 def test_the_health_says_why_it_waits_and_what_was_decided_goes_out() -> None:
-    health, seen = Health(), []
+    health = Health()
+    seen: list[object] = []
     health.goes_on("partitions")
+
+    def keep_going() -> bool:
+        seen.append(health.reasons)
+        return True
+
     patient = scorer(
         Server(set(), away=2),
         [],
-        keep_going=lambda: seen.append(health.reasons) is None,
+        keep_going=keep_going,
         health=health,
         before_waiting=lambda: seen.append("committed"),
     )
