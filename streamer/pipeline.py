@@ -40,7 +40,7 @@ MAX_HELD_MESSAGES = 200_000
 """At this many messages that wait for slower partitions, their partitions are paused."""
 _IDLE_WAIT_S = 0.02
 _BUSY_WAIT_S = 0.001
-_LINGER_S = 0.008
+_LINGER_S = 0.006
 """While a commit is under way no decision can go out: a few larger batches do as well as many."""
 _SIDE_LOG_EVERY_S = 0.05
 _log = logging.getLogger(__name__)
