@@ -61,19 +61,19 @@ class Answer(msgspec.Struct, kw_only=True):
     ] = msgspec.UNSET
 
     @classmethod
-    def of(cls, decision: Decision) -> Answer:
-        """Return the answer that tells a decision."""
+    def of(cls, told: Decision | Claim, transaction_id: str) -> Answer:
+        """Return the answer that tells what was decided about a transaction."""
         return cls(
-            transaction_id=decision.transaction_id,
-            decision=decision.decision,
-            decision_source=decision.decision_source,
-            score=decision.score,
-            reasons=decision.reasons,
-            reason_codes=decision.reason_codes,
-            model=decision.model or None,
-            model_version=decision.model_version or None,
-            policy_version=decision.policy_version or None,
-            latency_ms=decision.latency_ms,
+            transaction_id=transaction_id,
+            decision=told.decision,
+            decision_source=told.decision_source,
+            score=told.score,
+            reasons=told.reasons,
+            reason_codes=told.reason_codes,
+            model=told.model or None,
+            model_version=told.model_version or None,
+            policy_version=told.policy_version or None,
+            latency_ms=told.latency_ms,
         )
 
 
@@ -136,21 +136,6 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
             transaction.terminal_id,
             transaction.event_time_ms,
             decision.reason_codes,
-        )
-
-    def answer(self, transaction_id: str) -> Answer:
-        """Return the answer to the question what was decided about a transaction."""
-        return Answer(
-            transaction_id=transaction_id,
-            decision=self.decision,
-            decision_source=self.decision_source,
-            score=self.score,
-            reasons=self.reasons,
-            reason_codes=self.reason_codes,
-            model=self.model or None,
-            model_version=self.model_version or None,
-            policy_version=self.policy_version or None,
-            latency_ms=self.latency_ms,
         )
 
     def decision_on(self, transaction: Transaction) -> Decision:

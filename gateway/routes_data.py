@@ -13,6 +13,7 @@ from flagger.errors import StateStoreError
 from flagger.features.hashing import key_of
 from flagger.models import list_versions
 from flagger.wire.limits import MAX_ID_BYTES
+from gateway.answers import Answer
 from gateway.door import BODY_LIMIT_S, Door, answer_or_problem, json, read_body
 from gateway.feedback import label_of, parse_feedback
 from gateway.problems import ProblemError
@@ -59,7 +60,7 @@ async def _decision(request: Request, door: Door) -> Response:
             "unknown_transaction",
             "It was decided, but is not recorded yet: send the transaction once more.",
         )
-    return json(stored.claim.answer(transaction_id))
+    return json(Answer.of(stored.claim, transaction_id))
 
 
 async def feedback(request: Request) -> Response:

@@ -128,7 +128,7 @@ class ScoringService:
         position = await self._write(request, decision)
         self._remember(key, claim)
         await self._mark_written(request, claim, seen, position)
-        return Reply(Answer.of(decision), is_replay=False)
+        return Reply(Answer.of(decision, decision.transaction_id), is_replay=False)
 
     def _remember(self, key: int, claim: Claim) -> None:
         if len(self._recent) >= MAX_RECENT:
@@ -231,7 +231,7 @@ class ScoringService:
         if not stored.written and not await self._is_written_soon(request):
             position = await self._write(request, decision)
             await self._mark_written(request, stored.claim, None, position)
-        return Reply(Answer.of(decision), is_replay=True)
+        return Reply(Answer.of(decision, decision.transaction_id), is_replay=True)
 
     async def _is_written_soon(self, request: ScoringRequest) -> bool:
         """Return True once the request that claimed first has finished its write."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -32,6 +34,19 @@ _BENCH_DATA = SimulationConfig(customers=5_000, terminals=10_000, days=60, seed=
 def _table(data: Path | None, limit: int | None) -> pa.Table:
     table = pa.Table.from_batches(simulate(_BENCH_DATA)) if data is None else read_sorted(data)
     return table if limit is None else table.slice(0, limit)
+
+
+def _measure(out: Path, scenario: str, run: Callable[..., BenchResult], **more: Any) -> None:
+    """Run a scenario on the live models, telling its steps, and show and write what it found."""
+    console = Console()
+    with console.status("starting") as status:
+        result = run(
+            repository=load_settings().model_repository,
+            out=out / scenario,
+            on_step=status.update,
+            **more,
+        )
+    _finish(result, console, out)
 
 
 def _finish(result: BenchResult, console: Console, out: Path) -> None:
@@ -73,17 +88,7 @@ def bench() -> None:
 @out_option
 def stream(data: Path | None, limit: int | None, repeats: int, out: Path) -> None:
     """Decisions per second from a full topic, beside its ceilings (scenario stream-prefilled)."""
-    console = Console()
-    with console.status("starting") as status:
-        table = _table(data, limit)
-        result = bench_stream(
-            table,
-            load_settings().model_repository,
-            out / "stream-prefilled",
-            repeats=repeats,
-            on_step=status.update,
-        )
-    _finish(result, console, out)
+    _measure(out, "stream-prefilled", bench_stream, table=_table(data, limit), repeats=repeats)
 
 
 @bench.command()
@@ -99,17 +104,9 @@ def stream(data: Path | None, limit: int | None, repeats: int, out: Path) -> Non
 )
 def latency(data: Path | None, repeats: int, out: Path, rate: float) -> None:
     """Milliseconds from a transaction to its decision at a given rate (scenario latency-RATE)."""
-    console = Console()
-    with console.status("starting") as status:
-        result = bench_latency(
-            _table(data, None),
-            load_settings().model_repository,
-            out / f"latency-{rate:.0f}",
-            rate_per_s=rate,
-            repeats=repeats,
-            on_step=status.update,
-        )
-    _finish(result, console, out)
+    scenario = f"latency-{rate:.0f}"
+    table = _table(data, None)
+    _measure(out, scenario, bench_latency, table=table, rate_per_s=rate, repeats=repeats)
 
 
 @bench.command()
@@ -153,17 +150,8 @@ def features(data: Path | None, limit: int | None, repeats: int, out: Path) -> N
 )  # fmt: skip
 def recovery(repeats: int, out: Path, customers: int, terminals: int, rate: float) -> None:
     """Seconds from a restart after kill -9 to new decisions (scenario recovery-1m)."""
-    console = Console()
     plan = RecoveryPlan(customers, min(terminals, customers), rate)
-    with console.status("starting") as status:
-        result = bench_recovery(
-            plan,
-            load_settings().model_repository,
-            out / plan.scenario,
-            repeats=repeats,
-            on_step=status.update,
-        )
-    _finish(result, console, out)
+    _measure(out, plan.scenario, bench_recovery, plan=plan, repeats=repeats)
 
 
 @bench.command()
@@ -173,16 +161,7 @@ def recovery(repeats: int, out: Path, customers: int, terminals: int, rate: floa
 @out_option
 def poison(data: Path | None, limit: int | None, repeats: int, out: Path) -> None:
     """What one bad message in 1,000 costs (scenario stream-poison)."""
-    console = Console()
-    with console.status("starting") as status:
-        result = bench_poison(
-            _table(data, limit),
-            load_settings().model_repository,
-            out / "stream-poison",
-            repeats=repeats,
-            on_step=status.update,
-        )
-    _finish(result, console, out)
+    _measure(out, "stream-poison", bench_poison, table=_table(data, limit), repeats=repeats)
 
 
 @bench.command()
@@ -196,14 +175,5 @@ def poison(data: Path | None, limit: int | None, repeats: int, out: Path) -> Non
 )  # fmt: skip
 def rival(data: Path | None, limit: int | None, repeats: int, out: Path, rate: float) -> None:
     """The stream against one HTTP request per message (scenario rival-per-message)."""
-    console = Console()
-    with console.status("starting") as status:
-        result = bench_rival(
-            _table(data, limit),
-            RivalPlan(rate_per_s=rate),
-            load_settings().model_repository,
-            out / "rival-per-message",
-            repeats=repeats,
-            on_step=status.update,
-        )
-    _finish(result, console, out)
+    plan, table = RivalPlan(rate_per_s=rate), _table(data, limit)
+    _measure(out, "rival-per-message", bench_rival, table=table, plan=plan, repeats=repeats)

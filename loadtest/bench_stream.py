@@ -16,7 +16,6 @@ import psutil
 import pyarrow as pa
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.errors import StackError
 from flagger.features import FEATURE_NAMES
@@ -25,9 +24,9 @@ from flagger.models import live_version
 from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
 from loadtest.bench_result import BenchResult
+from loadtest.bench_streamer import BenchStreamer, count_records, own_outputs
 from loadtest.observe import metric_values, wait_for_decided
-from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
-from loadtest.topic_reader import read_topic
+from loadtest.processes import wait_for_url
 from streamer.produce import ReplayProducer
 from streamer.topics import ensure_topics
 
@@ -139,38 +138,16 @@ def _cpu_s(pid: int) -> float:
 
 
 def _stream_once(base: Settings, run: int, n: int, out: Path, result: BenchResult) -> None:
-    (port,) = free_ports(1)
-    metrics = f"http://127.0.0.1:{port}/metrics"
-    settings = base.model_copy(
-        update={
-            "valkey_url": f"{(base.valkey_url or '').rsplit('/', 1)[0]}/{run % 16}",
-            "decisions_topic": f"decisions-{run}",
-            "alerts_topic": f"alerts-{run}",
-            "activity_topic": f"terminal-activity-{run}",
-        }
-    )
-    ensure_topics(settings)
-    extra = {
-        "FLAGGER_CONSUMER_GROUP": f"bench-{run}",
-        "FLAGGER_DECISIONS_TOPIC": settings.decisions_topic,
-        "FLAGGER_ALERTS_TOPIC": settings.alerts_topic,
-        "FLAGGER_ACTIVITY_TOPIC": settings.activity_topic,
-    }
-    streamer = FlaggerProcess(
-        ["stream", "--metrics-port", str(port)],
-        environment_of(settings, extra),
-        out / f"stream-{run}.log",
-    )
-    try:
-        wait_for_url(metrics, streamer)
-        before_s = _cpu_s(streamer.pid)
-        seen = wait_for_decided(metrics, streamer, n)
-        cpu_s = _cpu_s(streamer.pid) - before_s
+    settings = own_outputs(base, f"bench-{run}", database=run % 16)
+    with BenchStreamer(settings, out / f"stream-{run}.log") as streamer:
+        metrics, process = streamer.metrics_url, streamer.process
+        wait_for_url(metrics, process)
+        before_s = _cpu_s(process.pid)
+        seen = wait_for_decided(metrics, process, n)
+        cpu_s = _cpu_s(process.pid) - before_s
         stages = metric_values(metrics, "flagger_streamer_stage_seconds_total", "stage")
-        streamer.stop()
-    finally:
-        streamer.kill()
-    written = len(read_topic(settings, settings.decisions_topic))
+        process.stop()
+    written = count_records(settings, settings.decisions_topic)
     if written != n:
         raise StackError(f"{n:,} transactions have {written:,} decisions.")
     (start_s, first), (end_s, last) = seen[0], seen[-1]

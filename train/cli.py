@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from train.money import CostMatrix
+from train.options import columns_option, data_option, label_delay_option
 from train.pipeline import STEPS, TrainingPlan, TrainingResult, train_model
 from train.sources import ColumnMap
 from train.threshold import PolicyTargets
@@ -69,34 +70,19 @@ def _costs(review_cost: float | None, friction_cost: float | None) -> CostMatrix
 
 
 @click.command()
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Parquet or CSV file of transactions with outcomes.",
-)
+@data_option
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write.",
 )
-@click.option(
-    "--columns",
-    type=click.Path(path_type=Path),
-    help="TOML file that names the columns of another layout.",
-)
+@columns_option
 @click.option("--train-from", type=_DAY, help="First day to learn from (UTC; earlier: history).")
 @click.option("--train-to", type=_DAY, help="Last day to learn from, included.")
 @click.option("--test-from", type=_DAY, help="First day to judge on.")
 @click.option("--test-to", type=_DAY, help="Last day to judge on, included.")
-@click.option(
-    "--label-delay-days",
-    type=click.IntRange(0, 7),
-    default=7,
-    show_default=True,
-    help="Days until fraud is known.",
-)
+@label_delay_option
 @click.option("--allow-leakage", is_flag=True, help="Accept a gap shorter than the label delay.")
 @click.option(
     "--alert-budget", default=0.01, show_default=True, help="Most transactions to flag, a share."

@@ -18,6 +18,7 @@ from train.evaluate import TREES, EvaluationPlan, evaluate_file
 from train.evaluate_report import write_evaluation
 from train.fit import Hyperparameters
 from train.money import CostMatrix
+from train.options import columns_option, data_option, label_delay_option
 from train.period_measures import MEASURES
 from train.prequential import PrequentialPlan
 from train.sources import ColumnMap
@@ -85,23 +86,14 @@ def _make_folder(out: Path) -> None:
 
 
 @click.command()
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Parquet or CSV file of transactions with outcomes.",
-)
+@data_option
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for report.html and evaluation.json.",
 )
-@click.option(
-    "--columns",
-    type=click.Path(path_type=Path),
-    help="TOML file that names the columns of another layout.",
-)
+@columns_option
 @click.option("--periods", default=4, show_default=True, help="Test windows, one after the other.")
 @click.option("--train-days", default=45, show_default=True, help="Days of a train window.")
 @click.option("--test-days", default=7, show_default=True, help="Days of a test window.")
@@ -112,13 +104,7 @@ def _make_folder(out: Path) -> None:
     type=_DAY,
     help="Day on which the file's outcomes were known [its last day]; later ones are not judged.",
 )
-@click.option(
-    "--label-delay-days",
-    type=click.IntRange(0, 7),
-    default=7,
-    show_default=True,
-    help="Days until fraud is known.",
-)
+@label_delay_option
 @click.option(
     "--known-days",
     type=click.IntRange(1),
