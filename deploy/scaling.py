@@ -20,7 +20,7 @@ STORED = Path(__file__).with_name("figures.json")
 """Made by `flagger scale --results loadtest/results --valkey URL --save deploy/figures.json`."""
 MAX_PARTITIONS = 1_024
 """Of FLAGGER_PARTITIONS; two for each streamer, so that their number can double."""
-_OWN_STAGES = ("decode", "features", "load", "read", "snapshot", "submit", "write")
+_OWN_STAGES = ("copy_state", "decode", "features", "load", "read", "submit", "write")
 """The streamer's main thread without waits and side logs."""
 _DAY_S = 86_400
 _MONTH_S = 30 * _DAY_S
@@ -251,7 +251,10 @@ def plan_for(figures: Figures, demand: Demand) -> Plan:
             cells, math.ceil(demand.rate / (demand.utilisation * figures.triton_rows_per_s))
         ),
         kafka_cores=kafka_us * demand.rate / 1e6 / demand.utilisation,
-        gateways=math.ceil(requests / figures.gateway_requests_per_s),
+        # The least positive share times a rate can round to no request at all.
+        gateways=max(
+            int(demand.gateway_share > 0), math.ceil(requests / figures.gateway_requests_per_s)
+        ),
         valkey_bytes=demand.valkey_bytes(figures),
         valkey_writes_per_s=demand.rate,
         rebuild_hours=_MONTH_S * rate / _PEAK / full_speed / 3_600,
