@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -23,11 +22,12 @@ from flagger.errors import StackError
 from flagger.kafka import producer_config
 from flagger.settings import Settings
 from flagger.wire.messages import SCHEMA_VERSION
+from streamer.committer import Committer
 from streamer.side_logs import encode_activity
 
 __all__ = ["DecisionSink"]
 
-_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 30.0
 _LINGER_MS = 2
 _RETRY_BACKOFF_MS = 2
 """The broker puts a transaction off for a moment while the markers of the last one are written.
@@ -35,7 +35,10 @@ librdkafka's own 100 ms would then be the duration of every commit."""
 _MAX_QUEUED_MESSAGES = 500_000
 _TRANSACTION_TIMEOUT_MS = 10_000
 """A streamer that hangs with an open transaction keeps readers and its heir waiting for so long."""
-
+_COMMIT_TIMEOUT_S = _TRANSACTION_TIMEOUT_MS / 1000
+"""By then the broker has aborted the transaction: there is nothing left to wait for."""
+_HUNG_AFTER_S = _COMMIT_TIMEOUT_S + 2
+"""Longer than the client library's own timeout, for when that does not work."""
 
 _TRANSACTIONS = 2
 """One commits while the other is written."""
@@ -79,7 +82,7 @@ class _Transaction:
         self.opened_s = 0.0
         self.activity: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]] = []
         with _mapped("start transactions"):
-            self.producer.init_transactions(_TIMEOUT_S)
+            self.producer.init_transactions(_START_TIMEOUT_S)
 
     def begin(self) -> None:
         with _mapped("begin"):
@@ -97,15 +100,16 @@ class _Transaction:
 
     def finish(self, offsets: list[TopicPartition], group: Any) -> None:
         """Commit with the consumed offsets; blocks."""
+        deadline_s = time.monotonic() + _COMMIT_TIMEOUT_S
         with _mapped("commit"):
-            self.producer.send_offsets_to_transaction(offsets, group, _TIMEOUT_S)
-            self.producer.commit_transaction(_TIMEOUT_S)
+            self.producer.send_offsets_to_transaction(offsets, group, _COMMIT_TIMEOUT_S)
+            self.producer.commit_transaction(max(deadline_s - time.monotonic(), 0.001))
 
     def abort(self) -> None:
         """Give up what is open: readers never see it."""
         self.activity.clear()
         with _mapped("abort"):
-            self.producer.abort_transaction(_TIMEOUT_S)
+            self.producer.abort_transaction(_COMMIT_TIMEOUT_S)
 
 
 class DecisionSink:
@@ -115,13 +119,13 @@ class DecisionSink:
         self._settings = settings
         self._idle = deque(_Transaction(settings, number) for number in range(_TRANSACTIONS))
         self._open: _Transaction | None = None
-        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._under_way: tuple[Future[None], _Transaction] | None = None
+        self._committer = Committer(_HUNG_AFTER_S)
+        self._under_way: _Transaction | None = None
 
     @property
     def committing(self) -> bool:
         """True while a commit is under way; outputs can be written meanwhile."""
-        return self._under_way is not None and not self._under_way[0].done()
+        return self._committer.busy
 
     @property
     def has_output(self) -> bool:
@@ -194,21 +198,20 @@ class DecisionSink:
         if activity is not None:
             transaction.producer.produce(self._settings.activity_topic, activity, partition=0)
         self.settle()
-        self._open = None
-        future = self._committer.submit(transaction.finish, offsets, group)
-        self._under_way = future, transaction
+        self._open, self._under_way = None, transaction
+        self._committer.start(lambda: transaction.finish(offsets, group))
 
     def settle(self) -> None:
         """Wait for the commit under way, if any.
 
         Raises:
-            StackError: It failed: this process must end; its successor starts from the last commit.
+            StackError: It failed or hangs: this process must end; its successor starts from the
+                last commit.
         """
+        self._committer.settle()
         if self._under_way is not None:
-            future, transaction = self._under_way
-            future.result()
+            self._idle.append(self._under_way)
             self._under_way = None
-            self._idle.append(transaction)
 
     def abandon(self) -> None:
         """Give up the open transaction: readers never see it."""
@@ -219,8 +222,8 @@ class DecisionSink:
 
     def close(self) -> None:
         """Wait for the commit under way; end the thread and the connections."""
-        self._committer.shutdown(wait=True)
-        waiting = [self._under_way[1]] if self._under_way else []
+        self._committer.close()
+        waiting = [self._under_way] if self._under_way and not self._committer.is_overdue else []
         for transaction in [*self._idle, *waiting]:
             with suppress(KafkaException):  # fenced: the commit that failed by it has said so
                 transaction.producer.close()

@@ -1,0 +1,81 @@
+"""A commit that never ends must not keep the streamer, or the end of its process, waiting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from flagger.errors import StackError
+from streamer.committer import Committer
+
+LIMIT_S = 0.2
+HUNG = """
+import threading
+from flagger.errors import StackError
+from streamer.committer import Committer
+
+committer = Committer(0.2)
+committer.start(threading.Event().wait)
+try:
+    committer.settle()
+except StackError:
+    committer.close()
+    print("given up")
+"""
+
+
+def test_commits_run_in_their_order_and_settle_waits() -> None:
+    committer, done = Committer(5.0), []
+    for number in range(3):
+        committer.start(lambda number=number: done.append(number))
+        committer.settle()
+        assert not committer.busy
+    committer.close()
+    assert done == [0, 1, 2]
+
+
+def test_a_commit_under_way_is_busy() -> None:
+    committer, may_end = Committer(5.0), threading.Event()
+    committer.start(lambda: may_end.wait() and None)
+    assert committer.busy
+    may_end.set()
+    committer.settle()
+    assert not committer.busy
+    committer.close()
+
+
+def test_what_a_commit_raises_is_raised_again_until_the_end() -> None:
+    committer = Committer(5.0)
+
+    def fails() -> None:
+        raise TimeoutError("of its own")
+
+    committer.start(fails)
+    for _ in range(2):
+        with pytest.raises(TimeoutError, match="of its own"):
+            committer.settle()
+    committer.close()
+
+
+def test_an_overdue_commit_is_given_up() -> None:
+    committer, may_end = Committer(LIMIT_S), threading.Event()
+    started_s = time.monotonic()
+    committer.start(lambda: may_end.wait() and None)
+    with pytest.raises(StackError, match=r"did not finish a commit within 0.2 s"):
+        committer.settle()
+    assert committer.is_overdue
+    assert not committer.busy
+    committer.close()
+    assert LIMIT_S <= time.monotonic() - started_s < LIMIT_S + 2
+    may_end.set()
+
+
+def test_a_process_ends_although_its_commit_hangs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HUNG], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "given up\n"
