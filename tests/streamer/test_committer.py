@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -28,10 +30,20 @@ except StackError:
 """
 
 
+def _until(event: threading.Event) -> Callable[[], None]:
+    """Return a commit that takes until the event."""
+
+    def commit() -> None:
+        event.wait()
+
+    return commit
+
+
 def test_commits_run_in_their_order_and_settle_waits() -> None:
-    committer, done = Committer(5.0), []
+    committer = Committer(5.0)
+    done: list[int] = []
     for number in range(3):
-        committer.start(lambda number=number: done.append(number))
+        committer.start(functools.partial(done.append, number))
         committer.settle()
         assert not committer.busy
     committer.close()
@@ -40,11 +52,11 @@ def test_commits_run_in_their_order_and_settle_waits() -> None:
 
 def test_a_commit_under_way_is_busy() -> None:
     committer, may_end = Committer(5.0), threading.Event()
-    committer.start(lambda: may_end.wait() and None)
-    assert committer.busy
+    committer.start(_until(may_end))
+    busy_before = committer.busy
     may_end.set()
     committer.settle()
-    assert not committer.busy
+    assert (busy_before, committer.busy) == (True, False)
     committer.close()
 
 
@@ -64,7 +76,7 @@ def test_what_a_commit_raises_is_raised_again_until_the_end() -> None:
 def test_an_overdue_commit_is_given_up() -> None:
     committer, may_end = Committer(LIMIT_S), threading.Event()
     started_s = time.monotonic()
-    committer.start(lambda: may_end.wait() and None)
+    committer.start(_until(may_end))
     with pytest.raises(StackError, match=r"did not finish a commit within 0.2 s"):
         committer.settle()
     assert committer.is_overdue
