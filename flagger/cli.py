@@ -31,19 +31,30 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export.cli:export", "Export a trained model to the Triton model repository."),
     "models": ("export.models_cli:models", "List, compare, publish, roll back, examine models."),
     "policy": ("export.policy_cli:policy", "Show, set and take back the thresholds that decide."),
+    "drift": ("train.drift_cli:drift", "Is what arrives still what the model was judged on?"),
+    "rules": ("train.rules_cli:rules", "Check lists and rules, and try them on history."),
+    "retrain": (
+        "train.retrain_cli:retrain_command",
+        "Train a candidate on the latest history, compare it with the live version.",
+    ),
     "produce": ("streamer.produce_cli:produce", "Send a file's transactions to Kafka."),
     "stream": ("streamer.cli:stream", "Score transactions from Kafka, exactly once."),
     "dead-letters": (
         "streamer.dead_letters_cli:dead_letters",
         "List, show and send again what could not be decided.",
     ),
+    "alerts": ("review.alerts.cli:alerts", "Tell people of flagged transactions at once."),
     "gateway": ("gateway.cli:gateway", "Serve synchronous scoring over HTTP."),
     "keys": ("gateway.keys_cli:keys", "Make, list and revoke the gateway's API keys."),
+    "desk": ("review.cli:desk", "The analysts' review desk: cases, labels, pages, users."),
     "loadtest": ("loadtest.loadtest_cli:loadtest", "Prove the gateway's latency with Locust."),
     "grafana": ("grafana.cli:grafana", "Write the dashboards to files, or into Grafana."),
     "bench": ("loadtest.bench_cli:bench", "Measure throughput, latency and features."),
     "scale": ("deploy.scaling_cli:scale", "Compute what a rate needs, and what breaks first."),
     "smoke": ("deploy.smoke_cli:smoke", "Check that a deployment decides, once each."),
+    "decisions": ("deploy.aws.decisions_cli:decisions", "Look up decisions in DynamoDB."),
+    "backup": ("deploy.backup_cli:backup", "Write the state to a folder while everything runs."),
+    "restore": ("deploy.backup_cli:restore_command", "Bring a backup into an empty Valkey."),
     "health": ("deploy.health_cli:health", "Ask a service for its health, for probes."),
 }
 
@@ -77,7 +88,7 @@ def cli() -> None:
     Every command has its own --help. Settings come from FLAGGER_* environment variables.
     Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 configuration, 4 data file,
     5 model server, 6 state store, 7 embedded stack, 8 publishing refused, 10 Grafana,
-    130 interrupted.
+    11 case store, 12 schema registry, 130 interrupted.
     """
 
 

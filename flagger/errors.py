@@ -9,8 +9,12 @@
     │   ├── ModelUnavailableError   retry: down, starting, overloaded or past its deadline
     │   └── ModelRefusedError       do not retry the same rows: the server refuses this request
     ├── StateStoreError         retry: Valkey is down or slow
+    │   └── DecisionStoreError      retry: DynamoDB, with the archived decisions, is down or slow
     ├── StateLostError          end and start again: what was stored is gone, or somebody else's
+    ├── CaseStoreError          retry: the desk's database is down, slow or of another release
+    ├── SchemaRegistryError     end and start again: the registry did not tell a schema
     ├── StackError              a process of the embedded stack did not start, answer or stop
+    ├── ClusterError            a Dask cluster for training is away, or lost its workers
     ├── GrafanaError            Grafana is away, denies the token or refuses a board
     └── PublishError            an export was refused: parity, checksum or layout is wrong
 
@@ -22,15 +26,19 @@ from __future__ import annotations
 
 __all__ = [
     "BadMessageError",
+    "CaseStoreError",
+    "ClusterError",
     "ConfigurationError",
     "ContractMismatchError",
     "DataError",
+    "DecisionStoreError",
     "FlaggerError",
     "GrafanaError",
     "ModelError",
     "ModelRefusedError",
     "ModelUnavailableError",
     "PublishError",
+    "SchemaRegistryError",
     "StackError",
     "StateLostError",
     "StateStoreError",
@@ -41,6 +49,21 @@ class FlaggerError(Exception):
     """The root of all errors of this project; its text is meant for a person."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the text and the fields on the way from a worker process, whatever `__init__` asks.
+
+        The default way calls `__init__` with the text, which most of these classes do not take.
+        """
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+def _restored(
+    kind: type[FlaggerError], args: tuple[object, ...], fields: dict[str, object]
+) -> FlaggerError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class ConfigurationError(FlaggerError):
@@ -125,10 +148,26 @@ class StateStoreError(FlaggerError):
     exit_code = 6
 
 
+class DecisionStoreError(StateStoreError):
+    """The table of archived decisions is away, slow, denied or holds what we cannot read."""
+
+
 class StateLostError(FlaggerError):
     """The store lost what was written, or another streamer took over; this process must end."""
 
     exit_code = 9
+
+
+class CaseStoreError(FlaggerError):
+    """The database of the review desk's cases did not do what it was asked; try again."""
+
+    exit_code = 11
+
+
+class SchemaRegistryError(FlaggerError):
+    """The schema registry is away or refuses us; without its schema a message cannot be read."""
+
+    exit_code = 12
 
 
 class StackError(FlaggerError):
@@ -141,6 +180,12 @@ class PublishError(FlaggerError):
     """A model version was not published: parity, checksums or layout are wrong."""
 
     exit_code = 8
+
+
+class ClusterError(FlaggerError):
+    """A Dask cluster for training is away, or lost its workers; the same command may be retried."""
+
+    exit_code = 13
 
 
 class GrafanaError(FlaggerError):

@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     instance: str = "0"
     """Name of this streamer, unique in its group: a restart under the same name is a takeover."""
 
+    alerts_group: str = "flagger-alerts"
+    """The group of `flagger alerts run`: its committed offsets say what receivers were told."""
+    alerts_file: Path = Path("alerts.toml")
+    """Who is told of which alerts, TOML; see docs/alerts.md."""
+
     model_repository: Path = Path("model_repository")
     """Folder of the Triton model repository, for policy and feature contract."""
     streamer_model: Literal["fraud_fil", "fraud_onnx"] = "fraud_fil"
@@ -72,6 +77,28 @@ class Settings(BaseSettings):
     """How long Triton must have been away before `streamer_fallback=rules` takes effect."""
     fallback_rules: Path | None = None
     """TOML file of the rules for the fallback `rules` of streamer and gateway; None: ours."""
+    rulebook: Path | None = None
+    """TOML file of lists and rules beside the model, followed by streamer and gateway; None:
+    none. See docs/rules.md."""
+    brake_decline_share: float = Field(default=0.05, gt=0, le=1)
+    """Most declines among a process's last decisions; beyond, declines become reviews. 1: off."""
+    brake_flag_share: float = Field(default=0.25, gt=0, le=1)
+    """The same for reviews and declines together; reviews stay reviews. 1: off."""
+    brake_window_decisions: int = Field(default=10_000, ge=10, le=10_000_000)
+    """How many last decisions the two shares are taken of."""
+    brake_min_decisions: int = Field(default=1_000, ge=1)
+    """The shares are taken of at least so many decisions: few early declines engage nothing."""
+    drift_rows_per_s: int = Field(default=200, ge=0, le=10_000)
+    """Most transactions a second that a streamer looks at for drift, evenly spread; 0: none."""
+    drift_psi_limit: float = Field(default=0.1, gt=0)
+    """From where on the PSI of a feature or of the score is an alarm."""
+    drift_unknown_limit: float = Field(default=0.01, gt=0, le=1)
+    """How far the share of `unknown` in a categorical field may rise above the reference's."""
+    shadow_rows_per_s: int = Field(default=500, ge=1, le=100_000)
+    """Most rows a second that a streamer sends to the shadow, while there is one."""
+    canary_timeout_ms: int = Field(default=50, ge=1, le=10_000)
+    """How long the canary may take to answer (in the streamer: after the live version's answer to
+    the same batch); then the live version decides."""
     latency_target_ms: int = Field(default=100, ge=2, le=10_000)
     """Event to committed decision that the streamer aims at: a Kafka transaction is committed at
     the latest after half of it, however much there is to do."""
@@ -111,10 +138,50 @@ class Settings(BaseSettings):
     gateway_tls_client_ca: Path | None = None
     """PEM authorities of client certificates, which callers then must have (mTLS)."""
 
+    case_store_url: SecretStr = SecretStr("sqlite:///cases.db")
+    """SQLAlchemy URL of the review desk's cases: a SQLite file, or
+    postgresql+psycopg://user:password@host/database (better as FLAGGER_CASE_STORE_URL_FILE)."""
+    desk_claim_minutes: int = Field(default=15, ge=1, le=1_440)
+    """How long a case stays with the analyst who claimed it; then others may take it."""
+    desk_users_file: Path = Path("desk-users.json")
+    """The desk's users with hashed passwords; `flagger desk add-user` writes it."""
+    desk_session_hours: int = Field(default=10, ge=1, le=168)
+    """How long a login at the desk lasts: a working day."""
+    desk_tls_certificate: Path | None = None
+    """PEM chain with which the desk serves HTTPS; None: plain HTTP, for a proxy before it."""
+    desk_tls_key: Path | None = None
+    """PEM key of `desk_tls_certificate`."""
+
+    otlp_endpoint: str | None = None
+    """URL of an OpenTelemetry collector (http://host:4318) that gets traces; None: no traces."""
+    trace_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Share of the gateway's requests that begin a trace; a caller's own trace is always kept."""
+
+    schema_registry_url: str | None = None
+    """Schema registry, Confluent's interface. With it the streamer also reads transactions in Avro
+    and Protobuf (`docs/payloads.md`); None: JSON only."""
+    schema_registry_username: str | None = None
+    """User at the registry, for HTTP basic authentication."""
+    schema_registry_password: SecretStr | None = None
+    """Password at the registry; better FLAGGER_SCHEMA_REGISTRY_PASSWORD_FILE."""
+    schema_registry_ca: Path | None = None
+    """PEM authorities of the registry's certificate; None: the system's."""
+    payload_format: Literal["json", "avro", "protobuf"] = "json"
+    """What `flagger produce` writes; `avro` and `protobuf` need `schema_registry_url`."""
+
+    decision_table: str | None = None
+    """DynamoDB table in which the gateway also looks for decisions (`docs/aws.md`); None: none."""
+    decision_table_region: str | None = None
+    """AWS region of `decision_table`; None: the AWS environment's."""
+
     kafka_security_protocol: Literal["plaintext", "ssl", "sasl_ssl"] = "plaintext"
-    """How Kafka is talked to; `sasl_ssl` needs mechanism, user and password."""
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """How the user proves itself to Kafka."""
+    """How Kafka is talked to; `sasl_ssl` needs a mechanism and what that needs."""
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] = (
+        "SCRAM-SHA-512"
+    )
+    """How we prove to Kafka who we are: user and password, or AWS credentials (AWS_MSK_IAM)."""
+    kafka_aws_region: str | None = None
+    """Region of the MSK cluster, for AWS_MSK_IAM; None: the AWS environment's."""
     kafka_username: str | None = None
     """User for `sasl_ssl`."""
     kafka_password: SecretStr | None = None
@@ -138,10 +205,18 @@ class Settings(BaseSettings):
             raise ValueError("gateway_tls_certificate and gateway_tls_key need each other")
         if self.gateway_tls_client_ca is not None and self.gateway_tls_certificate is None:
             raise ValueError("gateway_tls_client_ca needs gateway_tls_certificate")
-        if self.kafka_security_protocol == "sasl_ssl" and not (
-            self.kafka_username and self.kafka_password
+        if (self.desk_tls_certificate is None) != (self.desk_tls_key is None):
+            raise ValueError("desk_tls_certificate and desk_tls_key need each other")
+        if (
+            self.kafka_security_protocol == "sasl_ssl"
+            and self.kafka_sasl_mechanism != "AWS_MSK_IAM"
+            and not (self.kafka_username and self.kafka_password)
         ):
             raise ValueError("kafka_security_protocol=sasl_ssl needs kafka_username and _password")
+        if (self.kafka_tls_certificate is None) != (self.kafka_tls_key is None):
+            raise ValueError("kafka_tls_certificate and kafka_tls_key need each other")
+        if self.payload_format != "json" and self.schema_registry_url is None:
+            raise ValueError(f"payload_format={self.payload_format} needs schema_registry_url")
         if self.gateway_jwt_jwks and not (self.gateway_jwt_issuer and self.gateway_jwt_audience):
             raise ValueError("gateway_jwt_jwks needs gateway_jwt_issuer and gateway_jwt_audience")
         return self
