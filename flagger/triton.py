@@ -19,6 +19,7 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from flagger.errors import ConfigurationError, ModelRefusedError, ModelUnavailableError
+from flagger.tracing import trace_headers
 from flagger.triton_address import endpoint
 from flagger.triton_errors import ModelName, map_error
 
@@ -269,6 +270,7 @@ class AsyncScorer:
                 priority=GATEWAY_PRIORITY,
                 timeout=max(int(timeout_ms * 1000), 1),
                 client_timeout=timeout_ms / 1000,
+                headers=trace_headers(),
             )
         except InferenceServerException as error:
             raise map_error(error, model) from error

@@ -14,6 +14,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from flagger.tracing import Tracing
 from gateway.audit import AuditLog
 from gateway.backends import Backends
 from gateway.deadline import Clock, Deadline
@@ -48,6 +49,7 @@ class Door:
         clock: Where the time comes from.
         guard: Lets callers in.
         audit: Takes administrative actions.
+        tracing: Makes spans; None: traces are off.
         in_flight: Scoring requests being worked on.
         batches: Batches being worked on.
         draining: True after SIGTERM.
@@ -63,6 +65,7 @@ class Door:
     clock: Clock
     guard: Guard
     audit: AuditLog
+    tracing: Tracing | None = None
     in_flight: int = 0
     batches: int = 0
     draining: bool = False

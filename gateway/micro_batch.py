@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ class _Waiting:
     model: ModelName
     end_s: float
     future: asyncio.Future[npt.NDArray[np.float32]]
+    context: Context
 
 
 class MicroBatcher:
@@ -57,7 +59,9 @@ class MicroBatcher:
     ) -> npt.NDArray[np.float32]:
         """Return the score of one row, float32 [1, F]; raises ModelError."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(rows, model, time.monotonic() + timeout_ms / 1000, future))
+        self._waiting.append(
+            _Waiting(rows, model, time.monotonic() + timeout_ms / 1000, future, copy_context())
+        )
         if len(self._calls) < MAX_CALLS:
             self._start()
         found: npt.NDArray[np.float32] = await future
@@ -87,7 +91,8 @@ class MicroBatcher:
         await self._scorer.close()
 
     def _start(self) -> None:
-        task = asyncio.create_task(self._call())
+        # A call belongs to the trace of its first row; without this, to that of the call before.
+        task = asyncio.create_task(self._call(), context=self._waiting[0].context)
         self._calls.add(task)
         task.add_done_callback(self._ended)
 

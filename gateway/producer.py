@@ -17,8 +17,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from flagger.errors import FlaggerError
-from flagger.kafka import producer_config
+from flagger.kafka import ConnectionTrouble, producer_config
 from flagger.settings import Settings
+from flagger.tracing import trace_headers
 
 __all__ = ["TransactionLog", "TransactionLogError"]
 
@@ -52,6 +53,7 @@ class TransactionLog:
         self.fatal: str | None = None
         self._topic = settings.transactions_topic
         self._labels_topic = settings.labels_topic
+        self._trouble = ConnectionTrouble(settings)
         self._producer = Producer(
             producer_config(settings)
             | {
@@ -92,7 +94,9 @@ class TransactionLog:
                 self._loop.call_soon_threadsafe(_complete, acknowledged, error, position)
 
         try:
-            self._producer.produce(topic, value, key, on_delivery=on_delivery)
+            self._producer.produce(
+                topic, value, key, on_delivery=on_delivery, headers=trace_headers()
+            )
             async with asyncio.timeout(timeout_ms / 1000):
                 return await acknowledged
         except TimeoutError as error:
@@ -109,7 +113,8 @@ class TransactionLog:
                 self._producer.list_topics, self._topic, timeout=timeout_s
             )
         except KafkaException as error:
-            raise TransactionLogError(f"Kafka does not answer: {error}.") from error
+            why = self._trouble.reason or error
+            raise TransactionLogError(f"Kafka does not answer: {why}.") from error
         topic_error = metadata.topics[self._topic].error
         if topic_error is not None:
             raise TransactionLogError(f"Kafka has no topic {self._topic}: {topic_error}.")
@@ -127,6 +132,7 @@ class TransactionLog:
             self._producer.poll(_POLL_S)
 
     def _on_error(self, error: KafkaError) -> None:
+        self._trouble(error)
         if error.fatal():
             self.fatal = str(error)
             logger.critical("The Kafka producer can not go on, restart the gateway: %s", error)

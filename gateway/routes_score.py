@@ -40,7 +40,13 @@ async def score(request: Request) -> Response:
     stopwatch = Stopwatch(door.clock)
     door.in_flight += 1
     try:
-        response = await answer_or_problem(door, "/v1/score", _score(request, door, stopwatch))
+        if door.tracing is None:
+            response = await answer_or_problem(door, "/v1/score", _score(request, door, stopwatch))
+        else:
+            with door.tracing.request("POST /v1/score", request.headers) as span:
+                work = _score(request, door, stopwatch)
+                response = await answer_or_problem(door, "/v1/score", work)
+                door.tracing.add_stages(span, stopwatch.laps_s)
     finally:
         door.in_flight -= 1
     outcome = "problem"

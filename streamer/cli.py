@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from types import FrameType
@@ -16,6 +17,9 @@ from streamer.pipeline import Pipeline
 from streamer.topics import ensure_topics
 
 __all__ = ["stream"]
+
+_GC_THRESHOLD = 50_000
+"""New objects between two collections of the young ones: a dozen batches' worth."""
 
 
 @click.command()
@@ -53,4 +57,9 @@ def stream(metrics_port: int, metrics_host: str) -> None:
         f"version {model.version}; stop with Ctrl-C",
         err=True,
     )
-    Pipeline(settings, model, metrics, keep_going=lambda: not stopping, health=health).run()
+    pipeline = Pipeline(settings, model, metrics, keep_going=lambda: not stopping, health=health)
+    # What is loaded stays: collections that look through it took 6 % of the main thread's time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
+    pipeline.run()

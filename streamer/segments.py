@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from flagger.errors import BadMessageError
 from flagger.features import LogPositions
 from flagger.wire.decode import DecodedBatch, decode_transactions
 
@@ -28,12 +29,22 @@ class Polled:
         partition: int16 [n].
         offset: int64 [n].
         timestamp_ms: Message timestamps, int64 [n].
+        traces: Index of a message -> its `traceparent`; empty unless traces are on.
+        originals: The messages as they were sent, where some were not JSON; None: `values` are.
+        refused: Index of a message that could not be turned into JSON -> why.
     """
 
     values: list[bytes]
     partition: npt.NDArray[np.int16]
     offset: npt.NDArray[np.int64]
     timestamp_ms: npt.NDArray[np.int64]
+    traces: dict[int, str] = field(default_factory=dict)
+    originals: list[bytes] | None = None
+    refused: dict[int, BadMessageError] = field(default_factory=dict)
+
+    def original(self, place: int) -> bytes:
+        """Return a message as it was sent."""
+        return self.values[place] if self.originals is None else self.originals[place]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -84,6 +95,11 @@ class Segment:
                 self.polled.partition[keep],
                 self.polled.offset[keep],
                 self.polled.timestamp_ms[keep],
+                {int(place[i]): t for i, t in self.polled.traces.items() if kept[i]},
+                None
+                if self.polled.originals is None
+                else [o for o, k in zip(self.polled.originals, kept, strict=True) if k],
+                {int(place[i]): error for i, error in self.polled.refused.items() if kept[i]},
             ),
             DecodedBatch(
                 transactions=decoded.transactions.take(rows),
@@ -102,4 +118,8 @@ class Segment:
 
 def read_segment(polled: Polled, now_ms: int) -> Segment:
     """Read the messages; `now_ms` bounds how far in the future an event may lie."""
-    return Segment(polled, decode_transactions(polled.values, now_ms))
+    decoded = decode_transactions(polled.values, now_ms)
+    if polled.refused:
+        bad = [(i, polled.refused.get(i, error)) for i, error in decoded.bad]
+        decoded = replace(decoded, bad=bad)
+    return Segment(polled, decoded)

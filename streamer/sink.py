@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ class _Transaction:
                 "retry.backoff.ms": _RETRY_BACKOFF_MS,
                 "retry.backoff.max.ms": 2 * _RETRY_BACKOFF_MS,
                 "queue.buffering.max.messages": _MAX_QUEUED_MESSAGES,
+                # Nobody listens to a report of each success; a failure fails the commit.
+                "delivery.report.only.error": True,
             }
         )
         self.opened_s = 0.0
@@ -144,17 +147,19 @@ class DecisionSink:
         keys: Sequence[bytes],
         partitions: Sequence[int],
         timestamps_ms: Sequence[int],
+        headers: Iterable[dict[str, str] | None] | None = None,
     ) -> None:
-        """Add messages, each to the given partition with the given timestamp."""
+        """Add messages, each to the given partition with the given timestamp, and headers."""
         producer = self._opened().producer
         produce = producer.produce
-        for value, key, partition, timestamp_ms in zip(
-            values, keys, partitions, timestamps_ms, strict=True
+        each = repeat(None, len(values)) if headers is None else headers
+        for value, key, partition, timestamp_ms, extra in zip(
+            values, keys, partitions, timestamps_ms, each, strict=True
         ):
             while True:
                 try:
                     # By position: with names a call takes half as long again.
-                    produce(topic, value, key, partition, None, None, timestamp_ms)
+                    produce(topic, value, key, partition, None, None, timestamp_ms, extra)
                 except BufferError:
                     producer.poll(0.01)
                 else:

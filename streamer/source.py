@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
-from flagger.errors import StackError
+from flagger.errors import BadMessageError, StackError
 from flagger.kafka import client_config, is_fatal
 from flagger.settings import Settings
+from flagger.tracing import traceparent_of
 from streamer.log_ends import LogEnds
+from streamer.payloads import PayloadReader
 from streamer.segments import Polled
 
 __all__ = ["Assignment", "TransactionSource"]
@@ -65,12 +67,15 @@ class TransactionSource:
         on_lost: Callable[[], None],
     ) -> None:
         self._topic = settings.transactions_topic
+        self._payloads = PayloadReader.of(settings)
+        self._traced = settings.otlp_endpoint is not None
         self._on_assign = on_assign
         self._on_revoke = on_revoke
         self._on_lost = on_lost
         self._next: dict[int, int] = {}
         self._seen_s: dict[int, float] = {}
         self._paused: set[int] = set()
+        self._group_metadata: Any = None
         self._closing = False
         self._ends = LogEnds(settings)
         self._consumer = Consumer(
@@ -95,8 +100,14 @@ class TransactionSource:
         )
 
     def group_metadata(self) -> Any:
-        """Return what fences an old member's transactions."""
-        return self._consumer.consumer_group_metadata()
+        """Return what fences an old member's transactions.
+
+        Asked for once an assignment: each time costs two switches of threads, and it changes with
+        the generation of the group only, which comes with an assignment.
+        """
+        if self._group_metadata is None:
+            self._group_metadata = self._consumer.consumer_group_metadata()
+        return self._group_metadata
 
     def offsets(self, next_offsets: dict[int, int]) -> list[TopicPartition]:
         """Return partition -> next offset in the client library's form."""
@@ -124,11 +135,20 @@ class TransactionSource:
         if not good:
             return None
         n = len(good)
+        values = [m.value() or b"" for m in good]
+        originals: list[bytes] | None = None
+        refused: dict[int, BadMessageError] = {}
+        if self._payloads is not None:
+            originals = values
+            values, refused = self._payloads.to_json(values)
         polled = Polled(
-            values=[m.value() or b"" for m in good],
+            values=values,
             partition=np.fromiter((m.partition() for m in good), dtype=np.int16, count=n),
             offset=np.fromiter((m.offset() for m in good), dtype=np.int64, count=n),
             timestamp_ms=np.fromiter((m.timestamp()[1] for m in good), dtype=np.int64, count=n),
+            traces=_traces(good) if self._traced else {},
+            originals=originals,
+            refused=refused,
         )
         now_s = time.monotonic()
         silence_s = now_s - max(self._seen_s.values(), default=now_s)
@@ -178,6 +198,8 @@ class TransactionSource:
         """Leave the group; the revoke callback runs first."""
         self._closing = True
         self._ends.close()
+        if self._payloads is not None:
+            self._payloads.close()
         self._consumer.close()
 
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -191,6 +213,7 @@ class TransactionSource:
             }
         except KafkaException as error:
             raise StackError(f"Kafka did not tell the committed offsets: {error}.") from error
+        self._group_metadata = None
         plan = self._on_assign(committed)
         self._next = {p: a.start for p, a in plan.items()}
         self._seen_s = dict.fromkeys(plan, time.monotonic())
@@ -208,3 +231,8 @@ class TransactionSource:
         self._on_lost()
         self._next = {}
         consumer.unassign()
+
+
+def _traces(messages: list[Any]) -> dict[int, str]:
+    found = ((i, traceparent_of(message.headers())) for i, message in enumerate(messages))
+    return {i: traceparent for i, traceparent in found if traceparent is not None}

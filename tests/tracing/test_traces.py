@@ -1,0 +1,190 @@
+"""One trace from the caller through gateway and Kafka to the decision, read at a collector."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from confluent_kafka import Consumer, Message, Producer
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from deploy.local.stack import LocalStack
+from flagger.settings import Settings
+from flagger.tracing import Tracing, trace_headers, traceparent_of
+from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from streamer.topics import ensure_topics
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SAMPLED = f"00-{TRACE}-b7ad6b7169203331-01"
+NOT_SAMPLED = f"00-{TRACE}-b7ad6b7169203331-00"
+STAGES = {"read", "parse", "state", "features", "model", "explain", "claim", "log", "mark"}
+
+
+class Collector:
+    """Takes OTLP over HTTP, as an OpenTelemetry collector does."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Span]] = []
+        spans = self.spans
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    raise AssertionError("not asked for")
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    names = {a.key: a.value.string_value for a in resource.resource.attributes}
+                    for scope in resource.scope_spans:
+                        spans.extend((names["service.name"], span) for span in scope.spans)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Stay quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def payment(name: str) -> bytes:
+    now_ms = int(time.time() * 1000)
+    fields = {"customer_id": f"c-{name}", "terminal_id": "t-1", "amount": 12.5}
+    return json.dumps({"transaction_id": name, "event_time": now_ms, **fields}).encode()
+
+
+def read(settings: Settings, n: int) -> dict[str, Message]:
+    """Return n decisions by transaction id."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap_servers,
+            "group.id": uuid.uuid4().hex,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+        }
+    )
+    consumer.subscribe([settings.decisions_topic])
+    found: dict[str, Message] = {}
+    deadline_s = time.monotonic() + 60
+    while len(found) < n and time.monotonic() < deadline_s:
+        message = consumer.poll(0.2)
+        if message is not None and message.error() is None:
+            found[json.loads(message.value())["transaction_id"]] = message
+    consumer.close()
+    return found
+
+
+@pytest.fixture
+def settings(stack: LocalStack, collector: Collector) -> Settings:
+    name = uuid.uuid4().hex[:8]
+    topics = {f"{t}_topic": f"{name}-{t}" for t in ("transactions", "decisions", "alerts")}
+    own = {
+        "consumer_group": name,
+        "valkey_url": stack.addresses.valkey_url.rsplit("/", 1)[0] + "/9",
+    }
+    made = stack.settings().model_copy(update={**topics, **own, "partitions": 1})
+    ensure_topics(made)
+    return made
+
+
+@pytest.mark.stack
+def test_a_trace_goes_from_the_caller_to_the_decision(
+    settings: Settings, collector: Collector, tmp_path: Path
+) -> None:
+    names = ("transactions_topic", "decisions_topic", "alerts_topic", "consumer_group")
+    environment = environment_of(
+        settings,
+        {f"FLAGGER_{name.upper()}": str(getattr(settings, name)) for name in names}
+        | {
+            "FLAGGER_OTLP_ENDPOINT": collector.url,
+            "FLAGGER_TRACE_SHARE": "0",  # only what a caller traces
+            "FLAGGER_GATEWAY_AUTH": "off",
+            "FLAGGER_GATEWAY_DEADLINE_MS": "2000",
+            "FLAGGER_GATEWAY_DRAIN_MS": "0",
+        },
+    )
+    port, metrics_port = free_port(), free_port()
+    streamer = FlaggerProcess(
+        ["stream", "--metrics-port", str(metrics_port)], environment, tmp_path / "streamer.log"
+    )
+    gateway = FlaggerProcess(
+        ["gateway", "--port", str(port)], environment, tmp_path / "gateway.log"
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for_url(f"{url}/readyz", gateway)
+        for name, traceparent in (("traced", SAMPLED), ("untraced", NOT_SAMPLED)):
+            answer = httpx.post(
+                f"{url}/v1/score",
+                content=payment(name),
+                headers={"content-type": "application/json", "traceparent": traceparent},
+                timeout=10,
+            )
+            assert answer.status_code == 200, answer.text
+        producer = Producer({"bootstrap.servers": settings.kafka_bootstrap_servers})
+        headers = {"traceparent": SAMPLED}
+        producer.produce(settings.transactions_topic, payment("kafka"), b"c-kafka", headers=headers)
+        producer.produce(settings.transactions_topic, payment("plain"), b"c-plain")
+        producer.flush(10)
+        decisions = read(settings, 4)
+    finally:
+        gateway.stop()
+        streamer.stop()
+
+    assert decisions.keys() == {"traced", "untraced", "kafka", "plain"}
+    assert decisions["plain"].headers() is None
+    assert decisions["untraced"].headers() is None
+    spans = {(service, span.name): span for service, span in collector.spans}
+    request = spans["flagger-gateway", "POST /v1/score"]
+    assert request.trace_id.hex() == TRACE
+    assert request.parent_span_id.hex() == SAMPLED.split("-")[2]
+    of_request = [s for _, s in collector.spans if s.parent_span_id == request.span_id]
+    decided = [s for service, s in collector.spans if service == "flagger-streamer"]
+    assert {s.name for s in of_request} == STAGES | {"decide"}
+    assert all(s.start_time_unix_nano <= s.end_time_unix_nano for s in of_request)
+    assert {s.trace_id.hex() for s in decided} == {TRACE}
+    assert len(decided) == 2
+    assert {traceparent_of(decisions[name].headers()) for name in ("traced", "kafka")} == {
+        f"00-{TRACE}-{s.span_id.hex()}-01" for s in decided
+    }
+    told = " ".join(str(span) for _, span in collector.spans)
+    assert "c-traced" not in told
+    assert "c-kafka" not in told
+
+
+def test_without_a_collector_there_is_no_trace() -> None:
+    assert Tracing.of(Settings(), "flagger-gateway") is None
+    assert trace_headers() is None
+
+
+def test_only_a_sampled_traceparent_counts() -> None:
+    assert traceparent_of([("traceparent", SAMPLED.encode())]) == SAMPLED
+    assert traceparent_of([("traceparent", NOT_SAMPLED.encode())]) is None
+    assert traceparent_of([("other", b"1"), ("traceparent", None)]) is None  # type: ignore[list-item]
+    assert traceparent_of(None) is None
