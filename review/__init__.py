@@ -1,0 +1,1 @@
+"""The analysts' desk: cases, labels, alert channels and what people see of them."""

@@ -1,0 +1,1 @@
+"""The desk in the browser: Streamlit pages over the case store."""

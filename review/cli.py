@@ -1,0 +1,123 @@
+"""`flagger desk`: the consumer, the pages, the database and the users of the review desk."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from types import FrameType
+
+import click
+
+from flagger.addresses import fill_addresses
+from flagger.errors import ConfigurationError
+from flagger.health import Health, serve_health
+from flagger.settings import Settings, load_settings
+
+__all__ = ["desk"]
+
+
+@click.group()
+def desk() -> None:
+    """Run the analysts' review desk: flags become cases, decisions become labels."""
+
+
+@desk.command()
+def migrate() -> None:
+    """Bring the case store to this release's layout; changes nothing if it has it."""
+    from review.database import migrate as bring
+    from review.database import open_engine
+
+    before, now = bring(open_engine(load_settings().case_store_url.get_secret_value()))
+    click.echo(f"layout {now}" if before == now else f"layout {before or 'none'} -> {now}")
+
+
+@desk.command()
+@click.option(
+    "--metrics-port",
+    type=int,
+    default=9104,
+    show_default=True,
+    help="Of /metrics, /healthz, /readyz. 0: none.",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True)
+def consume(metrics_port: int, metrics_host: str) -> None:
+    """Store flags as cases and send the analysts' labels, until Ctrl-C or SIGTERM."""
+    from review.consumer import DeskConsumer
+    from review.database import open_engine, require_layout
+    from review.life import CaseLife
+    from review.metrics import PARTS, DeskMetrics
+    from review.store import CaseStore
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = _with_kafka(load_settings())
+    engine = open_engine(settings.case_store_url.get_secret_value())
+    require_layout(engine)
+    stopping = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    metrics = DeskMetrics()
+    health = Health({PARTS[0]: "Kafka has assigned no partition yet."})
+    metrics.show_waiting(health)
+    if metrics_port:
+        serve_health(health, metrics.registry, metrics_host, metrics_port)
+    click.echo(f"storing {settings.alerts_topic} in the case store; stop with Ctrl-C", err=True)
+    life = CaseLife(engine, _now_ms, settings.desk_claim_minutes * 60_000)
+    DeskConsumer(
+        settings, CaseStore(engine), life, metrics, health, keep_going=lambda: not stopping
+    ).run()
+
+
+@desk.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=8501, show_default=True)
+def serve(host: str, port: int) -> None:
+    """Serve the desk's pages, until Ctrl-C or SIGTERM."""
+    from review.server import serve as serve_pages
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    serve_pages(load_settings(), host, port)
+
+
+@desk.command("add-user")
+@click.argument("name")
+@click.option("--role", type=click.Choice(["analyst", "lead"]), default="analyst")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+def add_user(name: str, role: str, password_stdin: bool) -> None:
+    """Add a user of the pages, or give one a new password or role. Leads decide escalated cases."""
+    from review.users import UserFile
+
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\n")
+    else:
+        password = click.prompt("password", hide_input=True, confirmation_prompt=True)
+    users = UserFile(load_settings().desk_users_file)
+    users.put(name, role, password)
+    click.echo(f"{name} ({role}) is in {users.path}")
+
+
+@desk.command("remove-user")
+@click.argument("name")
+def remove_user(name: str) -> None:
+    """Remove a user; running logins of that user end at once."""
+    from review.users import UserFile
+
+    users = UserFile(load_settings().desk_users_file)
+    if not users.remove(name):
+        raise ConfigurationError(f"{users.path} has no user {name!r}.")
+    click.echo(f"{name} is no longer in {users.path}")
+
+
+def _with_kafka(settings: Settings) -> Settings:
+    """Fill in the embedded broker's address; the desk needs neither Triton nor Valkey."""
+    return settings if settings.kafka_bootstrap_servers else fill_addresses(settings)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
