@@ -14,8 +14,10 @@ from rich.console import Console
 
 from flagger.features import FeatureContract
 from flagger.settings import load_settings
+from loadtest.bench_alerts import bench_alerts
 from loadtest.bench_latency import bench_latency
 from loadtest.bench_poison import bench_poison
+from loadtest.bench_profile import bench_profile
 from loadtest.bench_recovery import RecoveryPlan, bench_recovery
 from loadtest.bench_result import BenchResult
 from loadtest.bench_rival import RivalPlan, bench_rival
@@ -93,6 +95,15 @@ def stream(data: Path | None, limit: int | None, repeats: int, out: Path) -> Non
 
 @bench.command()
 @data_option
+@limit_option
+@out_option
+def profile(data: Path | None, limit: int | None, out: Path) -> None:
+    """Where the streamer's time goes, function by function (scenario stream-profile)."""
+    _measure(out, "stream-profile", bench_profile, table=_table(data, limit))
+
+
+@bench.command()
+@data_option
 @repeats_option
 @out_option
 @click.option(
@@ -107,6 +118,20 @@ def latency(data: Path | None, repeats: int, out: Path, rate: float) -> None:
     scenario = f"latency-{rate:.0f}"
     table = _table(data, None)
     _measure(out, scenario, bench_latency, table=table, rate_per_s=rate, repeats=repeats)
+
+
+@bench.command()
+@data_option
+@repeats_option
+@out_option
+@click.option(
+    "--rate", default=2_000.0, show_default=True, type=click.FloatRange(min=1),
+    help="Transactions per second.",
+)  # fmt: skip
+def alerts(data: Path | None, repeats: int, out: Path, rate: float) -> None:
+    """Milliseconds from a transaction to its alert by mail and webhook (scenario alerts-RATE)."""
+    scenario, table = f"alerts-{rate:.0f}", _table(data, None)
+    _measure(out, scenario, bench_alerts, table=table, rate_per_s=rate, repeats=repeats)
 
 
 @bench.command()
