@@ -13,6 +13,8 @@ __all__ = ["health"]
 URLS = {
     "streamer": "http://127.0.0.1:9101",
     "gateway": "http://127.0.0.1:8080",
+    "alerts": "http://127.0.0.1:9103",
+    "desk-consumer": "http://127.0.0.1:9104",
     "triton": "http://127.0.0.1:8000",
 }
 """Where each service answers by default, inside its own container."""

@@ -25,12 +25,28 @@ secrets() {
         printf 'requirepass %s\n' "$password" >"$folder/valkey_conf"
         printf 'valkey://:%s@valkey:6379/0\n' "$password" >"$folder/valkey_url"
     fi
+    if [[ ! -s $folder/postgres_password || ! -s $folder/case_store_url ]]; then
+        password="$(random)"
+        printf '%s' "$password" >"$folder/postgres_password"
+        printf 'postgresql+psycopg://desk:%s@postgres/desk\n' "$password" >"$folder/case_store_url"
+    fi
+    [[ -s $folder/cases_reader_password ]] || random >"$folder/cases_reader_password"
+    [[ -e $folder/alerts_rules ]] || : >"$folder/alerts_rules"
     [[ -s $folder/grafana_admin_password ]] || random >"$folder/grafana_admin_password"
     [[ -e $folder/smoke_key ]] || : >"$folder/smoke_key"
     chmod 644 "$folder"/*
 }
 
 compose() { docker compose --project-directory "$here" --file "$here/compose.yaml" "$@"; }
+
+# The pages do not start without a user.
+lead() {
+    [[ -s $folder/desk_lead_password ]] && return
+    random >"$folder/desk_lead_password"
+    chmod 600 "$folder/desk_lead_password"
+    (cat "$folder/desk_lead_password" && echo) |
+        compose run --rm --no-deps -T tools desk add-user lead --role lead --password-stdin
+}
 
 key() {
     # The gateway does not start without a key; this one is the smoke test's.
@@ -49,7 +65,9 @@ up)
     docker image inspect "$image" >/dev/null 2>&1 ||
         docker build --file "$here/../docker/Dockerfile" --tag "$image" "$here/../.."
     key
+    lead
     compose up --detach --wait "$@"
+    echo "desk http://localhost:8501 (lead; password in $folder/desk_lead_password)"
     echo "gateway http://localhost:8080, Grafana http://localhost:3000 (admin;" \
         "password in $folder/grafana_admin_password)"
     ;;

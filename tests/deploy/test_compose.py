@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.health_cli import URLS
 from flagger.cli import COMMANDS
 from flagger.settings import ENV_PREFIX, load_settings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "compose"
 OURS = ("streamer", "gateway", "tools", "smoke")
+DESK = ("desk-migrate", "desk-consumer", "desk", "alerts")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,39 @@ def test_every_setting_is_one(
     assert settings.valkey_url == "valkey://:x@valkey:6379/0"
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", DESK)
+def test_every_setting_of_the_desk_is_one(
+    name: str, compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("postgresql+psycopg://desk:x@postgres/desk\n")
+    for variable in [v for v in os.environ if v.startswith(ENV_PREFIX)]:
+        monkeypatch.delenv(variable)
+    for variable, value in compose["services"][name]["environment"].items():
+        is_secret = variable.endswith("_FILE") and value.startswith("/run/secrets/")
+        monkeypatch.setenv(variable, str(secret) if is_secret else value)
+    settings = load_settings()
+    assert settings.kafka_bootstrap_servers == "kafka:9092"
+    if name != "alerts":
+        url = settings.case_store_url.get_secret_value()
+        assert url == "postgresql+psycopg://desk:x@postgres/desk"
+    assert compose["services"][name]["command"][0] in COMMANDS
+
+
+def test_grafana_reads_the_cases_as_the_provisioned_source_says(compose: dict[str, Any]) -> None:
+    (ours,) = yaml.safe_load((FOLDER / "grafana-cases.yml").read_text())["datasources"]
+    shipped = ROOT / "grafana" / "provisioning" / "datasources" / "cases.yml"
+    (theirs,) = yaml.safe_load(shipped.read_text())["datasources"]
+    assert (ours["type"], ours["uid"]) == (theirs["type"], theirs["uid"])
+    assert ours["url"] == "postgres:5432"
+    grants = (FOLDER / "grant-reader.sh").read_text()
+    assert f"GRANT SELECT ON cases TO {ours['user']};" in grants
+    assert "cases_reader_password" in compose["services"]["grafana"]["secrets"]
+    mounts = compose["services"]["grafana"]["volumes"]
+    assert "./grafana-cases.yml:/etc/grafana/provisioning/datasources/cases.yml:ro" in mounts
+
+
+@pytest.mark.parametrize("name", [*OURS, *DESK])
 def test_our_containers_may_do_little(name: str, compose: dict[str, Any]) -> None:
     service = compose["services"][name]
     assert service["read_only"] is True
@@ -68,8 +102,10 @@ def test_commands_exist(compose: dict[str, Any]) -> None:
     found = re.search(r"exec flagger (\w+)", shell)
     assert found
     assert found[1] in COMMANDS
-    for name in ("streamer", "gateway"):
-        assert services[name]["healthcheck"]["test"][:3] == ["CMD", "flagger", "health"]
+    for name in ("streamer", "gateway", "alerts", "desk-consumer"):
+        asks = ["CMD", "flagger", "health", name]
+        assert services[name]["healthcheck"]["test"] == asks
+        assert name in URLS
 
 
 def test_what_is_referred_to_is_there(compose: dict[str, Any]) -> None:
