@@ -17,6 +17,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 from grafana.panels import DATASOURCE
+from grafana.sql import CASES
 
 __all__ = ["TAG", "make_board"]
 
@@ -62,6 +63,7 @@ def make_board(
     rows: Mapping[str, Sequence[Builder[Panel]]],
     *,
     variables: Mapping[str, tuple[str, str]] | None = None,
+    cases: bool = False,
 ) -> Any:
     """Return a built dashboard.
 
@@ -71,6 +73,7 @@ def make_board(
         description: One sentence for the list of boards.
         rows: Title of a row -> its panels, filled from left to right.
         variables: Name -> (label, Grafana query) beside data source and instance.
+        cases: The board asks the case store too.
     """
     board = (
         dashboard.Dashboard(title)
@@ -98,6 +101,10 @@ def make_board(
         .annotation(_annotation("Restarts", _RESTARTS, "orange"))
         .annotation(_annotation("Model version begins", _SWITCHES, "blue"))
     )
+    if cases:
+        board = board.with_variable(
+            dashboard.DatasourceVariable("cases").label("Case store").type(CASES.type_val or "")
+        )
     for name, (label, query) in (variables or {}).items():
         board = board.with_variable(_variable(name, label, query))
     for row, panels in rows.items():

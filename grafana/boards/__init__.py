@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grafana.boards import latency, live_flags, model_health, system
+from grafana.boards import desk, latency, live_flags, model_health, system
 
 __all__ = ["all_boards"]
 
@@ -16,4 +16,5 @@ def all_boards() -> dict[str, Any]:
         "latency": latency.board(),
         "model-health": model_health.board(),
         "system": system.board(),
+        "desk": desk.board(),
     }

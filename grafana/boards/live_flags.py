@@ -6,6 +6,7 @@ from typing import Any
 
 from grafana.board import make_board
 from grafana.panels import number, series
+from grafana.sql import WINDOW, case_number, case_series, case_table
 
 __all__ = ["board"]
 
@@ -113,12 +114,78 @@ _FLAGS = [
 ]
 
 
+_OPEN = "state IN ('new', 'claimed', 'escalated')"
+_MINUTE = "flagged_at_ms / 60000 * 60"
+
+
+def _flags_by(column: str) -> str:
+    return (
+        f"SELECT {_MINUTE} AS time, coalesce({column}, 'unknown') AS metric, count(*) AS value "
+        f"FROM cases WHERE {WINDOW} GROUP BY 1, 2 ORDER BY 1"
+    )
+
+
+_CASES = [
+    case_number(
+        "Open cases",
+        "Flags that nobody has confirmed or dismissed yet, whenever they came.",
+        "short",
+        f"SELECT count(*) AS value FROM cases WHERE {_OPEN}",
+    ),
+    case_number(
+        "Amount at risk",
+        "Sum of score times amount over the open cases: what is lost on average if nobody looks. "
+        "Currencies are added as they are.",
+        "short",
+        f"SELECT coalesce(sum(expected_loss), 0) AS value FROM cases WHERE {_OPEN}",
+    ),
+    case_number(
+        "Oldest case that nobody has taken",
+        "How long it has waited.",
+        "s",
+        "SELECT coalesce(extract(epoch FROM now()) - min(flagged_at_ms) / 1000.0, 0) AS value "
+        "FROM cases WHERE state = 'new'",
+    ),
+    case_number(
+        "Precision of what was decided",
+        "Share of confirmed fraud among the cases that analysts decided, of those flagged in the "
+        "time shown. Cases that wait are not in it.",
+        "percentunit",
+        "SELECT avg(CASE WHEN state = 'confirmed_fraud' THEN 1.0 ELSE 0.0 END) AS value "
+        f"FROM cases WHERE state IN ('confirmed_fraud', 'dismissed') AND {WINDOW}",
+    ),
+    case_series(
+        "Flags a minute by channel",
+        "From the case store, by when the decision was made.",
+        "short",
+        _flags_by("channel"),
+    ),
+    case_series(
+        "Flags a minute by country",
+        "From the case store, by when the decision was made.",
+        "short",
+        _flags_by("country"),
+    ),
+    case_table(
+        "Latest flags",
+        "The fifty latest; the desk shows the rest, and who the customer is.",
+        'SELECT to_timestamp(flagged_at_ms / 1000.0) AS "Flagged", decision AS "Decision", '
+        'decision_source AS "By", round(score::numeric, 3) AS "Score", amount AS "Amount", '
+        'currency AS "Currency", channel AS "Channel", country AS "Country", '
+        'merchant_category AS "Category", reasons->>0 AS "First reason", state AS "State", '
+        'claimed_by AS "Analyst", transaction_id AS "Transaction" '
+        f"FROM cases WHERE {WINDOW} ORDER BY flagged_at_ms DESC LIMIT 50",
+    ),
+]
+
+
 def board() -> Any:
     """Return the board."""
     return make_board(
         "flagger-live-flags",
         "Fraud Flagger: live flags",
         "What is flagged right now, by whom, and whether that is unusual.",
-        {"Now": _NUMBERS, "Flags": _FLAGS},
+        {"Now": _NUMBERS, "Flags": _FLAGS, "Cases (from the review desk's PostgreSQL)": _CASES},
+        cases=True,
         variables={"decision": ("Decision", f"label_values({_DECIDED}, decision)")},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from grafana.board import make_board
+from grafana.boards.model_panels import BRAKES, DRIFT, TRIALS
 from grafana.panels import number, series
 
 __all__ = ["board"]
@@ -137,5 +138,12 @@ def board() -> Any:
         "flagger-model-health",
         "Fraud Flagger: model health",
         "Which version decides, how much it flags, what fails when it is asked.",
-        {"Now": _NUMBERS, "Decisions": _DECISIONS, "Failures": _FAILURES},
+        {
+            "Now": _NUMBERS,
+            "Decisions": _DECISIONS,
+            "Brakes": BRAKES,
+            "Drift": DRIFT,
+            "Shadow and canary": TRIALS,
+            "Failures": _FAILURES,
+        },
     )

@@ -117,6 +117,16 @@ _UNUSUAL = [
         "short",
         [(f"flagger_streamer_too_late{{{_ALL}}}", "{{instance}}")],
     ),
+    series(
+        "Lists and rules refused",
+        "1 while a door refuses the file of lists and rules as it is now; its log says why. Those "
+        "before stay in force.",
+        "short",
+        [
+            (f"flagger_streamer_rulebook_refused{{{_ALL}}}", "{{instance}}"),
+            (f"flagger_gateway_rulebook_refused{{{_ALL}}}", "{{instance}}"),
+        ],
+    ),
 ]
 
 _STATE = [
@@ -187,6 +197,80 @@ _PROCESSES = [
 ]
 
 
+_ALERTS = [
+    series(
+        "Alerts that wait",
+        "Alerts that a receiver was not told of yet: for their digest, or because it is away.",
+        "short",
+        [(f"flagger_alerts_waiting{{{_ALL}}}", "{{receiver}}")],
+    ),
+    series(
+        "Oldest alert that waits",
+        "Time since its transaction. Beyond a digest's interval the receiver is away.",
+        "s",
+        [(f"flagger_alerts_oldest_waiting_seconds{{{_ALL}}}", "{{receiver}}")],
+    ),
+    series(
+        "Transaction to delivered alert",
+        "p50 and p99 of the time from a transaction's message to the receiver's yes; digests "
+        "wait on purpose.",
+        "s",
+        [
+            (
+                f"histogram_quantile({share}, sum by (receiver, le) "
+                f"(rate(flagger_alerts_delivery_seconds_bucket{{{_ALL}}}{_RATE})))",
+                f"{{{{receiver}}}} {name}",
+            )
+            for share, name in ((0.5, "p50"), (0.99, "p99"))
+        ],
+    ),
+    series(
+        "Alert messages",
+        "Messages a second that receivers took, the alerts told with them, and failed attempts.",
+        "ops",
+        [
+            (
+                f"sum by (receiver) (rate(flagger_alerts_{metric}_total{{{_ALL}}}{_RATE})) "
+                "or on() vector(0)",
+                f"{{{{receiver}}}} {name}",
+            )
+            for metric, name in (
+                ("messages", "messages"),
+                ("delivered", "alerts"),
+                ("failures", "failed attempts"),
+            )
+        ],
+    ),
+    series(
+        "Alert service",
+        "Alerts read a second, of them those that no rule names, and what went wrong: messages "
+        "that are no alert, offsets that Kafka did not take, heartbeats without an answer, "
+        "notices that gave way.",
+        "ops",
+        [
+            (f"sum(rate(flagger_alerts_{metric}_total{{{_ALL}}}{_RATE}))", name)
+            for metric, name in (
+                ("consumed", "read"),
+                ("unmatched", "no rule"),
+                ("unreadable", "no alert"),
+                ("commit_failures", "commits that failed"),
+                ("heartbeat_failures", "heartbeats that failed"),
+                ("dropped_notices", "notices dropped"),
+            )
+        ],
+    ),
+    series(
+        "Alert receivers away, decisions away",
+        "1 while a receiver takes nothing, and while no decisions are made where that is watched.",
+        "short",
+        [
+            (f"flagger_alerts_receiver_failing{{{_ALL}}}", "{{receiver}}"),
+            (f"flagger_alerts_silent{{{_ALL}}}", "no decisions"),
+        ],
+    ),
+]
+
+
 def board() -> Any:
     """Return the board."""
     return make_board(
@@ -197,6 +281,7 @@ def board() -> Any:
             "Now": _NUMBERS,
             "Waiting and errors": _WAITING,
             "Unusual messages": _UNUSUAL,
+            "Alert channels": _ALERTS,
             "State": _STATE,
             "Processes": _PROCESSES,
         },

@@ -17,9 +17,15 @@ from gateway.metrics import METRICS
 from grafana.board import TAG
 from grafana.cli import grafana
 from grafana.generate import DASHBOARDS, boards_as_objects, generate, rendered
+from review.alerts.metrics import AlertMetrics
+from review.metrics import DeskMetrics
 from streamer.metrics import StreamerMetrics
 
 BOARDS = boards_as_objects()
+SOURCES = (
+    {"type": "prometheus", "uid": "${datasource}"},
+    {"type": "grafana-postgresql-datasource", "uid": "${cases}"},
+)
 ROOT = Path(__file__).parents[2]
 PROVISIONING = ROOT / "grafana" / "provisioning"
 
@@ -55,7 +61,7 @@ def test_panel_has_title_description_unit_and_queries(panel: dict[str, Any]) -> 
     assert panel["title"]
     assert len(panel["description"]) > 20
     assert panel["fieldConfig"]["defaults"]["unit"]
-    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert panel["datasource"] in SOURCES
     references = [target["refId"] for target in panel["targets"]]
     assert references
     assert len(set(references)) == len(references)
@@ -84,7 +90,7 @@ def test_panels_have_ids_of_their_own(name: str) -> None:
 
 def test_boards_link_to_each_other_and_keep_the_variables() -> None:
     uids = {board["uid"] for board in BOARDS.values()}
-    assert len(uids) == len(BOARDS) == 4
+    assert len(uids) == len(BOARDS) == 5
     for board in BOARDS.values():
         assert TAG in board["tags"]
         (link,) = board["links"]
@@ -117,9 +123,22 @@ def test_every_metric_of_ours_is_on_a_board() -> None:
     names = {metric.name for metric in StreamerMetrics().registry.collect()}
     streamer = {name for name in names if not name.startswith("process_")}
     gateway = {spec.name.removesuffix("_total") for spec in METRICS}
+    alerts = {metric.name for metric in AlertMetrics().registry.collect()}
+    alerts = {name for name in alerts if not name.startswith("process_")}
+    desk = {metric.name for metric in DeskMetrics().registry.collect()}
+    desk = {name for name in desk if not name.startswith("process_")}
     text = json.dumps(BOARDS)
-    missing = {name for name in streamer | gateway if name not in text}
+    missing = {name for name in streamer | gateway | alerts | desk if name not in text}
     assert missing == set()
+
+
+def test_the_case_store_is_provisioned_and_its_password_a_secret() -> None:
+    (source,) = yaml.safe_load((PROVISIONING / "datasources" / "cases.yml").read_text())[
+        "datasources"
+    ]
+    assert source["type"] == SOURCES[1]["type"]
+    assert source["secureJsonData"] == {"password": "${CASES_PASSWORD}"}
+    assert "password" not in source["jsonData"]
 
 
 def test_provisioning_fits_the_boards() -> None:

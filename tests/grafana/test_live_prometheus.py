@@ -1,4 +1,4 @@
-"""Every panel and rule on a real Prometheus that scrapes a running streamer, gateway and Triton."""
+"""Every panel and rule on a real Prometheus that scrapes running services and Triton."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from deploy.local.stack import LocalStack
 from flagger.kafka import producer_config
 from grafana.binaries import find_binary
 from grafana.generate import boards_as_objects
+from loadtest.alert_sinks import WebhookSink
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from streamer.topics import ensure_topics
 
@@ -30,6 +31,14 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 
 DEADLINE_S = 45.0
 TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
+ALERT_RULES = """
+[receiver.webhook]
+url_env = "WEBHOOK"
+[[rule]]
+name = "all"
+receivers = ["webhook"]
+digest_every_s = 1
+"""
 BOARDS = boards_as_objects()
 METRIC = re.compile(r"\b(?:flagger_|nv_|process_)\w+")
 """Names as the services export them; names with colons are recording rules."""
@@ -156,7 +165,7 @@ def monitoring(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Monitoring]:
     folder = tmp_path_factory.mktemp("monitoring")
-    stream_port, gateway_port = free_ports(2)
+    stream_port, gateway_port, alerts_port, desk_port = free_ports(4)
     base = stack.settings()
     names = {f"{topic}_topic": f"{topic}-monitoring" for topic in TOPICS}
     names |= {"consumer_group": "monitoring", "gateway_auth": "off"}
@@ -164,9 +173,15 @@ def monitoring(
     settings = base.model_copy(update=names)
     ensure_topics(settings)
     environment = environment_of(settings, {f"FLAGGER_{n.upper()}": v for n, v in names.items()})
+    webhook = WebhookSink()
+    environment |= {"WEBHOOK": webhook.url, "FLAGGER_ALERTS_GROUP": "monitoring-alerts"}
+    environment["FLAGGER_CASE_STORE_URL"] = f"sqlite:///{folder / 'cases.db'}"
+    (folder / "alerts.toml").write_text(ALERT_RULES)
     targets = {
         "flagger-streamer": f"127.0.0.1:{stream_port}",
         "flagger-gateway": f"127.0.0.1:{gateway_port}",
+        "flagger-alerts": f"127.0.0.1:{alerts_port}",
+        "flagger-desk": f"127.0.0.1:{desk_port}",
         "triton": urlsplit(stack.addresses.triton_metrics_url).netloc,
     }
     streamer = FlaggerProcess(
@@ -175,11 +190,20 @@ def monitoring(
     gateway = FlaggerProcess(
         ["gateway", "--port", str(gateway_port)], environment, folder / "gateway.log"
     )
+    command = ["alerts", "run", "--file", str(folder / "alerts.toml")]
+    alerts = FlaggerProcess(
+        [*command, "--metrics-port", str(alerts_port)], environment, folder / "alerts.log"
+    )
+    desk = FlaggerProcess(
+        ["desk", "consume", "--metrics-port", str(desk_port)], environment, folder / "desk.log"
+    )
     server: Server | None = None
     try:
         gateway_url = f"http://127.0.0.1:{gateway_port}"
         wait_for_url(f"http://127.0.0.1:{stream_port}/readyz", streamer)
         wait_for_url(f"{gateway_url}/readyz", gateway)
+        wait_for_url(f"http://127.0.0.1:{alerts_port}/readyz", alerts)
+        wait_for_url(f"http://127.0.0.1:{desk_port}/readyz", desk)
         url, server = start_prometheus(folder, prometheus_files, targets, sink[0])
         producer = Producer(producer_config(settings))
         with Payments(producer, settings.transactions_topic, gateway_url):
@@ -188,8 +212,9 @@ def monitoring(
     finally:
         if server is not None:
             server.stop()
-        streamer.kill()
-        gateway.kill()
+        for process in (streamer, gateway, alerts, desk):
+            process.kill()
+        webhook.close()
 
 
 def answers(url: str) -> bool:
@@ -219,6 +244,7 @@ def test_every_panel_returns_data(monitoring: Monitoring) -> None:
         for panel in board["panels"]
         if panel["type"] != "row"
         for target in panel["targets"]
+        if "expr" in target  # SQL is tried in tests/review
     }
     assert len(queries) > 50
 

@@ -1,0 +1,208 @@
+"""Panels of the model health board: brakes, drift, and the versions that are tried."""
+
+from __future__ import annotations
+
+from grafana.panels import number, quantiles, series
+
+__all__ = ["BRAKES", "DRIFT", "TRIALS"]
+
+_ALL = 'instance=~"$instance"'
+_RATE = "[$__rate_interval]"
+_DECIDED = "flagger_streamer_decided_total"
+_SHADOW = "flagger_streamer_shadow_decisions_total"
+_COMPARED = f"(sum(rate({_SHADOW}{{{_ALL}}}{_RATE})) > 0)"
+_AGREED = " + ".join(
+    f'(sum(rate({_SHADOW}{{{_ALL}, live="{word}", shadow="{word}"}}{_RATE})) or on() vector(0))'
+    for word in ("approve", "review", "decline")
+)
+
+BRAKES = [
+    number(
+        "Brakes engaged",
+        "Doors whose declines become reviews now, because far too many decisions were declines "
+        "or flags.",
+        "short",
+        "sum(flagger_streamer_brake_engaged) + sum(flagger_gateway_brake_engaged or on() "
+        "vector(0))",
+        width=6,
+        warning=1,
+        critical=1,
+    ),
+    series(
+        "Declines held for people",
+        "Declines a second that the brakes turned into reviews.",
+        "ops",
+        [
+            (
+                f"sum(rate(flagger_streamer_braked_total{{{_ALL}}}{_RATE})) "
+                f"+ sum(rate(flagger_gateway_braked_total{_RATE}) or on() vector(0))",
+                "held",
+            )
+        ],
+        width=18,
+    ),
+]
+
+DRIFT = [
+    number(
+        "Drift alarms",
+        "Kinds of drift (feature, score, unknown) that are beyond their limit now.",
+        "short",
+        f"sum(max by (kind) (flagger_streamer_drift_alarm{{{_ALL}}}))",
+        width=6,
+        warning=1,
+    ),
+    number(
+        "Looked at for drift",
+        "Decided transactions a second that are compared with the training's days; bounded by "
+        "FLAGGER_DRIFT_ROWS_PER_S for each streamer.",
+        "ops",
+        f"sum(rate(flagger_streamer_drift_rows_total{{{_ALL}}}{_RATE}))",
+        width=6,
+    ),
+    number(
+        "Late transactions",
+        "Share of transactions that are older than their customer's newest one.",
+        "percentunit",
+        f"sum(rate(flagger_streamer_late_total{{{_ALL}}}{_RATE})) "
+        f"/ (sum(rate({_DECIDED}{{{_ALL}}}{_RATE})) > 0) or on() vector(0)",
+        width=6,
+        warning=0.05,
+    ),
+    number(
+        "PSI of the score",
+        "Population stability index of the scores against the days on which the version was "
+        "judged; from 0.1 on they have changed.",
+        "short",
+        f'max(flagger_streamer_drift_psi{{{_ALL}, feature="score"}}) or on() vector(0)',
+        width=6,
+        warning=0.1,
+        critical=0.25,
+    ),
+    series(
+        "PSI, the ten largest",
+        "Population stability index of features and score; clock and age columns drift by nature "
+        "and raise no alarm.",
+        "short",
+        [
+            (
+                f"topk(10, max by (feature) (flagger_streamer_drift_psi{{{_ALL}}})) "
+                "or on() vector(0)",
+                "{{feature}}",
+            )
+        ],
+        limit=0.1,
+    ),
+    series(
+        "KS distance, the ten largest",
+        "Largest difference of the two distributions of a feature's known values.",
+        "percentunit",
+        [
+            (
+                f"topk(10, max by (feature) (flagger_streamer_drift_ks{{{_ALL}}})) "
+                "or on() vector(0)",
+                "{{feature}}",
+            )
+        ],
+    ),
+    series(
+        "Missing values, the ten largest",
+        "Share of transactions for which a feature cannot be known.",
+        "percentunit",
+        [
+            (
+                f"topk(10, max by (feature) (flagger_streamer_drift_missing_share{{{_ALL}}})) "
+                "or on() vector(0)",
+                "{{feature}}",
+            )
+        ],
+    ),
+    series(
+        "Unknown categories",
+        "absent: the field was not sent; new: training has not seen the value.",
+        "percentunit",
+        [
+            (
+                f"max by (field, kind) (flagger_streamer_drift_unknown_share{{{_ALL}}}) "
+                "or on() vector(0)",
+                "{{field}} {{kind}}",
+            )
+        ],
+    ),
+]
+
+TRIALS = [
+    series(
+        "Versions in use",
+        "Streamers by role and version: live, shadow (scores, decides nothing), canary (decides a "
+        "share of the customers).",
+        "short",
+        [
+            (
+                f"count by (role, version) (flagger_streamer_model_info{{{_ALL}}})",
+                "{{role}} {{version}}",
+            )
+        ],
+    ),
+    series(
+        "Shadow: agreement",
+        "Share of compared transactions for which the shadow wants the live version's decision; "
+        "0 without a shadow.",
+        "percentunit",
+        [(f"({_AGREED}) / {_COMPARED} or on() vector(0)", "same decision")],
+    ),
+    series(
+        "Shadow: alert rate beside the live version's",
+        "Share of the compared transactions that each would flag.",
+        "percentunit",
+        [
+            (
+                f'sum(rate({_SHADOW}{{{_ALL}, {name}!="approve"}}{_RATE})) '
+                f"/ {_COMPARED} or on() vector(0)",
+                name,
+            )
+            for name in ("live", "shadow")
+        ],
+    ),
+    series(
+        "Shadow: difference of scores",
+        "Percentiles of the distance between both scores, and requests a second that the shadow "
+        "did not answer.",
+        "short",
+        [
+            *(
+                (f"({expr} >= 0) or on() vector(0)", legend)
+                for expr, legend in quantiles("flagger_streamer_shadow_score_difference", _ALL)
+            ),
+            (f"sum(rate(flagger_streamer_shadow_errors_total{{{_ALL}}}{_RATE}))", "errors"),
+        ],
+    ),
+    series(
+        "Canary: alert rate by group",
+        "Share of the models' decisions that are flags, of the candidate and of the live version; "
+        "0 without a canary.",
+        "percentunit",
+        [
+            (
+                f'sum(rate(flagger_{door}_canary_decisions_total{{group="{group}", '
+                f'decision!="approve"}}{_RATE})) / (sum(rate(flagger_{door}_canary_decisions_total'
+                f'{{group="{group}"}}{_RATE})) > 0) or on() vector(0)',
+                f"{door} {group}",
+            )
+            for door in ("streamer", "gateway")
+            for group in ("live", "candidate")
+        ],
+    ),
+    series(
+        "Canary: failures and stops",
+        "Requests a second that the candidate failed or answered too late, and canaries that "
+        "stopped by themselves within the last hour.",
+        "short",
+        [
+            (f"sum(rate(flagger_streamer_canary_failures_total{_RATE}))", "streamer failures"),
+            (f"sum(rate(flagger_gateway_canary_failures_total{_RATE}))", "gateway failures"),
+            ("sum(increase(flagger_streamer_canary_stopped_total[1h]))", "streamer stops"),
+            ("sum(increase(flagger_gateway_canary_stopped_total[1h]))", "gateway stops"),
+        ],
+    ),
+]
