@@ -30,6 +30,7 @@ refuses streamer.replics=3 "replics"
 refuses settings.triton_url=elsewhere "settings.triton_url: the chart sets it"
 refuses kafka.bootstrapServers= "bootstrapServers"
 refuses kafka.securityProtocol=sasl_ssl "kafka.username is needed"
+refuses kafka.securityProtocol=sasl_ssl,kafka.saslMechanism=AWS_MSK_IAM "aws.region is needed"
 refuses gateway.keysSecret= "keysSecret"
 refuses valkey.secret.name= "valkey"
 

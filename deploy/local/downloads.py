@@ -19,7 +19,7 @@ from deploy.local.locks import exclusive
 from flagger.compiled import cache_home
 from flagger.errors import StackError
 
-__all__ = ["find_java", "kafka_jars", "triton_environment"]
+__all__ = ["find_java", "find_uv", "kafka_jars", "once", "triton_environment"]
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.1.0"
 LOG_BINDING = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"
@@ -34,7 +34,7 @@ _OWN_UV = Path(__file__).parents[2] / ".tools" / "bin" / "uv"
 _OLDEST_GLIBC = (2, 35)
 
 
-def _once(folder: Path, make: Callable[[], None]) -> Path:
+def once(folder: Path, make: Callable[[], None]) -> Path:
     """Return the folder, made by `make` unless an earlier call has finished it.
 
     Of several processes one makes it and the others wait.
@@ -71,7 +71,7 @@ def kafka_jars() -> list[Path]:
                 f"network, or use a broker that runs: set FLAGGER_KAFKA_BOOTSTRAP_SERVERS."
             ) from error
 
-    folder = _once(folder, fetch)
+    folder = once(folder, fetch)
     binding = (folder / "binding").rglob(f"{LOG_BINDING.split(':')[1]}-*.jar")
     return [*sorted((folder / "broker").rglob("*.jar")), *sorted(binding)]
 
@@ -125,7 +125,12 @@ def _require_triton_platform() -> None:
         )
 
 
-def _find_uv() -> str:
+def find_uv() -> str:
+    """Return the program uv: the one on PATH, the Makefile's, or the package's.
+
+    Raises:
+        StackError: There is none.
+    """
     if on_path := shutil.which("uv"):
         return on_path
     if _OWN_UV.exists():
@@ -167,7 +172,7 @@ def triton_environment() -> Path:
     folder = cache_home() / f"triton-{digest}-py{python}"
 
     def install() -> None:
-        uv = _find_uv()
+        uv = find_uv()
         target = folder / "bin" / "python"
         steps = [
             [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)],
@@ -178,4 +183,4 @@ def triton_environment() -> Path:
         for step in steps:
             _run_step(step, environment)
 
-    return _once(folder, install)
+    return once(folder, install)

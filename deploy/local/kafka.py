@@ -6,6 +6,7 @@ import os
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -34,8 +35,10 @@ logger.start.level = info
 """
 
 
-def _properties(folder: Path, port: int, controller_port: int) -> str:
-    values = {
+def _properties(
+    folder: Path, port: int, controller_port: int, changes: Mapping[str, object]
+) -> str:
+    values: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
@@ -65,11 +68,27 @@ def _properties(folder: Path, port: int, controller_port: int) -> str:
         # A single streamer need not wait for others to join.
         "group.initial.rebalance.delay.ms": 0,
     }
+    for name, value in changes.items():
+        # Lists grow: a further listener does not replace the one that the broker itself needs.
+        grows = name in ("listeners", "advertised.listeners", "listener.security.protocol.map")
+        values[name] = f"{values[name]},{value}" if grows else value
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
-def start_kafka(home: Path, logs: Path) -> tuple[Server, str]:
-    """Start a broker with its data below `home`; return it and its address.
+def start_kafka(
+    home: Path,
+    logs: Path,
+    *,
+    changes: Mapping[str, object] | None = None,
+    scram_users: Sequence[str] = (),
+) -> tuple[Server, str]:
+    """Start a broker with its data below `home`; return it and its plaintext address.
+
+    Args:
+        home: Folder of its data.
+        logs: Folder of its log.
+        changes: Further broker settings; listeners are added to ours.
+        scram_users: Users to create with new storage, as Kafka's `--add-scram` reads them.
 
     Raises:
         StackError: No Java, no jars, no port, or the storage could not be prepared.
@@ -78,7 +97,7 @@ def start_kafka(home: Path, logs: Path) -> tuple[Server, str]:
     home.mkdir(parents=True, exist_ok=True)
     port, controller_port = free_ports(2)
     config = home / "server.properties"
-    config.write_text(_properties(home, port, controller_port))
+    config.write_text(_properties(home, port, controller_port, changes or {}))
     logging = home / "log4j2.properties"
     logging.write_text(_LOGGING)
     base = [
@@ -95,7 +114,9 @@ def start_kafka(home: Path, logs: Path) -> tuple[Server, str]:
     if not (home / "data" / "meta.properties").exists():
         # Any 16 bytes will do; a leading "-" would be taken for an option.
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+        users = [part for user in scram_users for part in ("--add-scram", user)]
         command = [*base, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
+        command += users
         done = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S)
         if done.returncode:
             raise StackError(

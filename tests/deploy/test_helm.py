@@ -23,7 +23,7 @@ from flagger.settings import ENV_PREFIX, Settings, load_settings
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "fraud-flagger"
 RENDERED = Path(__file__).with_name("rendered")
-NAMES = ("default", "everything", "external-triton")
+NAMES = ("aws", "default", "everything", "external-triton")
 NAME = "flagger-fraud-flagger"
 Manifest = dict[str, Any]
 
@@ -259,3 +259,23 @@ def test_the_schema_knows_each_value_and_no_other() -> None:
 
     compare(values, schema, "values")
     assert values["streamer"]["partitions"] >= values["streamer"]["replicas"]
+
+
+def test_on_aws_our_pods_have_an_identity_and_no_password() -> None:
+    for component, pod in pods("aws"):
+        is_ours = not component.startswith("triton")
+        assert pod.get("serviceAccountName") == ("fraud-flagger" if is_ours else None)
+        # The role's token is a volume of its own, put there by EKS; the cluster's own stays away.
+        assert pod["automountServiceAccountToken"] is False
+    for _, pod in ours("aws"):
+        environment = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
+        assert environment["FLAGGER_KAFKA_SASL_MECHANISM"] == "AWS_MSK_IAM"
+        assert environment["FLAGGER_KAFKA_AWS_REGION"] == environment["AWS_REGION"]
+        assert not any("PASSWORD" in name or "USERNAME" in name for name in environment)
+    for component in ("streamer", "gateway", "smoke"):
+        rules = find("aws", "NetworkPolicy", component)["spec"]["egress"]
+        ports = {port["port"] for rule in rules for port in rule["ports"]}
+        assert {443, 9098} <= ports
+        assert {"ipBlock": {"cidr": "169.254.170.23/32"}} in [
+            p for r in rules for p in r.get("to", [])
+        ]

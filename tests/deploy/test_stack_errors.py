@@ -203,10 +203,10 @@ def test_no_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "_OWN_UV", tmp_path / "uv")
     monkeypatch.setitem(sys.modules, "uv", None)
     with pytest.raises(StackError, match="pip install uv"):
-        downloads._find_uv()
+        downloads.find_uv()
     own = script(tmp_path / "uv", "")
     monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
-    assert downloads._find_uv() == str(own)
+    assert downloads.find_uv() == str(own)
 
 
 def test_of_two_processes_one_makes_the_download(cache: Path) -> None:
@@ -218,7 +218,7 @@ def test_of_two_processes_one_makes_the_download(cache: Path) -> None:
         entered.wait(5)
 
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(downloads._once, cache / "thing", make) for _ in range(2)]
+        both = [pool.submit(downloads.once, cache / "thing", make) for _ in range(2)]
         entered.set()
         assert [future.result(10) for future in both] == [cache / "thing"] * 2
     assert made == [1]

@@ -48,6 +48,13 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{/* Who the pod is to the cluster, and through that to AWS. */}}
+{{- define "ff.identity" -}}
+{{- with .Values.aws.serviceAccountName }}serviceAccountName: {{ . }}
+{{ end -}}
+automountServiceAccountToken: false
+{{- end }}
+
 {{- define "ff.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -61,8 +68,13 @@ capabilities: {drop: [ALL]}
 {{- with .root.Values.kafka }}
 {{- if eq .securityProtocol "sasl_ssl" }}
 - {name: FLAGGER_KAFKA_SASL_MECHANISM, value: {{ .saslMechanism | quote }}}
+{{- if eq .saslMechanism "AWS_MSK_IAM" }}
+- {name: FLAGGER_KAFKA_AWS_REGION, value: {{ required "aws.region is needed for AWS_MSK_IAM" $.root.Values.aws.region | quote }}}
+{{- $_ := required "aws.serviceAccountName is needed for AWS_MSK_IAM" $.root.Values.aws.serviceAccountName }}
+{{- else }}
 - {name: FLAGGER_KAFKA_USERNAME, value: {{ required "kafka.username is needed for sasl_ssl" .username | quote }}}
 - {name: FLAGGER_KAFKA_PASSWORD_FILE, value: /etc/flagger/kafka/{{ required "kafka.secret.passwordKey is needed for sasl_ssl" .secret.passwordKey }}}
+{{- end }}
 {{- end }}
 {{- if ne .securityProtocol "plaintext" }}
 {{- if .secret.caKey }}
@@ -78,6 +90,9 @@ capabilities: {drop: [ALL]}
 - {name: FLAGGER_VALKEY_URL_FILE, value: /etc/flagger/valkey/{{ .root.Values.valkey.secret.key }}}
 - {name: FLAGGER_MODEL_REPOSITORY, value: /models}
 - {name: FLAGGER_PARTITIONS, value: {{ .root.Values.streamer.partitions | quote }}}
+{{- with .root.Values.aws.region }}
+- {name: AWS_REGION, value: {{ . | quote }}}
+{{- end }}
 {{- range $name, $value := .root.Values.settings }}
 {{- if or (hasPrefix "kafka_" $name) (has $name (list "triton_url" "valkey_url" "model_repository" "partitions" "instance" "gateway_keys_file")) }}
 {{- fail (printf "settings.%s: the chart sets it from another value, see values.yaml" $name) }}

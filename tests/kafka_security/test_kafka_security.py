@@ -1,0 +1,278 @@
+"""Right credentials work end to end; wrong ones end with a clear error within seconds."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from deploy.local.stack import LocalStack
+from flagger import msk_iam
+from flagger.errors import ConfigurationError, StackError
+from flagger.kafka import client_config, producer_config
+from flagger.settings import Settings
+from gateway.producer import TransactionLog, TransactionLogError
+from loadtest.crash_world import CrashWorld
+from streamer.topics import ensure_topics
+from train.simulate import SimulationConfig, simulate
+
+pytestmark = pytest.mark.stack
+
+SIZE = SimulationConfig(customers=60, terminals=40, days=20, start=date(2026, 1, 1), seed=5)
+SOON_S = 12.0
+"""Wrong settings are known by then; seconds on an idle machine, more while all tests run."""
+RIGHTLESS, LEAST = "no-rights", "least-rights"
+
+
+@pytest.fixture(scope="module")
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    home = tmp_path_factory.mktemp("valkey")
+    with LocalStack(home, services=frozenset({"valkey"})) as running:
+        yield running
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("listener", ["scram", "client-certificate"])
+def test_right_credentials_stream_end_to_end(
+    stack: LocalStack,
+    own_valkey: LocalStack,
+    secure_kafka: Any,
+    secured_settings: Callable[[Settings], Settings],
+    tmp_path: Path,
+    listener: str,
+) -> None:
+    # Producer, administration, streamer, transactions and readers: all of them with credentials.
+    made = secure_kafka.settings() if listener == "scram" else secure_kafka.mutual_settings()
+    valkey = {"valkey_url": own_valkey.addresses.valkey_url}
+    history = pa.Table.from_batches(simulate(SIZE))
+    settings = secured_settings(made).model_copy(update=valkey)
+    with CrashWorld(settings, f"secure-{listener}", 0, tmp_path) as world:
+        world.feed(history.to_batches())
+        world.drain(world.start()).stop()
+        verdict = world.check()
+    assert verdict.problems == []
+    assert verdict.decisions.decided == history.num_rows
+
+
+def allow(settings: Settings, user: str, rights: list[tuple[ResourceType, str, bool, str]]) -> None:
+    """Give a user operations on a resource: type, name, whether names may go on, operations."""
+    admin = AdminClient(client_config(settings))
+    bindings = [
+        AclBinding(
+            kind,
+            name,
+            ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL,
+            f"User:{user}",
+            "*",
+            AclOperation[operation],
+            AclPermissionType.ALLOW,
+        )
+        for kind, name, prefixed, operations in rights
+        for operation in operations.split()
+    ]
+    for future in admin.create_acls(bindings).values():
+        future.result(20)
+
+
+@pytest.mark.timeout(150)
+def test_the_documented_rights_are_enough_for_a_streamer(
+    stack: LocalStack,
+    own_valkey: LocalStack,
+    secure_kafka: Any,
+    secured_settings: Callable[[Settings], Settings],
+    tmp_path: Path,
+) -> None:
+    # docs/kafka-security.md; the world itself (topics, transactions, readers) has all rights.
+    valkey = {"valkey_url": own_valkey.addresses.valkey_url}
+    history = pa.Table.from_batches(simulate(SIZE))
+    settings = secured_settings(secure_kafka.settings()).model_copy(update=valkey)
+    with CrashWorld(settings, "least", 0, tmp_path) as world:
+        all_rights = world.settings
+        topic, group = ResourceType.TOPIC, ResourceType.GROUP
+        rights = [
+            (topic, all_rights.transactions_topic, False, "READ DESCRIBE"),
+            (topic, all_rights.labels_topic, False, "READ DESCRIBE"),
+            (topic, all_rights.decisions_topic, False, "WRITE DESCRIBE"),
+            (topic, all_rights.alerts_topic, False, "WRITE DESCRIBE"),
+            (topic, all_rights.dead_letter_topic, False, "WRITE DESCRIBE"),
+            (topic, all_rights.activity_topic, False, "READ WRITE DESCRIBE"),
+            (group, all_rights.consumer_group, True, "READ DESCRIBE"),
+            (group, "flagger-log-ends", False, "READ DESCRIBE"),
+            (
+                ResourceType.TRANSACTIONAL_ID,
+                f"{all_rights.consumer_group}-",
+                True,
+                "WRITE DESCRIBE",
+            ),
+            (ResourceType.BROKER, "kafka-cluster", False, "IDEMPOTENT_WRITE"),
+        ]
+        allow(all_rights, LEAST, rights)
+        world.feed(history.to_batches())
+        world.settings = all_rights.model_copy(update={"kafka_username": LEAST})
+        ensure_topics(world.settings)
+        streamer = world.start()
+        world.settings = all_rights
+        world.drain(streamer).stop()
+        verdict = world.check()
+    assert verdict.problems == []
+    assert verdict.decisions.decided == history.num_rows
+    assert world.restarts == 0
+
+
+def wrong(secure: Any) -> dict[str, tuple[Settings, str]]:
+    """Return name -> settings that cannot work, and what the error says of them."""
+    files, user = secure.files, secure.settings
+    mutual = secure.mutual_settings
+    stranger = {
+        "kafka_tls_certificate": files / "stranger.pem",
+        "kafka_tls_key": files / "stranger.key",
+    }
+    nobody = {"kafka_tls_certificate": None, "kafka_tls_key": None}
+    return {
+        "password": (user(kafka_password="wrong-one"), "invalid credentials"),
+        "user": (user(kafka_username="nobody"), "as user nobody by SCRAM-SHA-512"),
+        "mechanism": (user(kafka_sasl_mechanism="PLAIN"), "supported mechanisms: SCRAM-SHA-512"),
+        "authority": (user(kafka_tls_ca=files / "other-ca.pem"), "certificate verify failed"),
+        "no-authority": (user(kafka_tls_ca=None), "certificate verify failed"),
+        "plain-to-tls": (
+            user(kafka_security_protocol="plaintext"),
+            "closes them at once. Check FLAGGER_KAFKA_SECURITY_PROTOCOL",
+        ),
+        "tls-to-plain": (user(kafka_bootstrap_servers=secure.plain), "PLAINTEXT broker listener"),
+        "no-sasl": (mutual(kafka_bootstrap_servers=secure.scram), "closes them at once"),
+        "no-certificate": (mutual(**nobody), "SSL alert"),
+        "foreign-certificate": (mutual(**stranger), "FLAGGER_KAFKA_TLS_CERTIFICATE"),
+        "other-key": (mutual(kafka_tls_key=files / "stranger.key"), "key values mismatch"),
+        "no-file": (user(kafka_tls_ca=files / "absent.pem"), "FLAGGER_KAFKA_TLS_CA names no file"),
+    }
+
+
+NAMES = (
+    "password", "user", "mechanism", "authority", "no-authority", "plain-to-tls", "tls-to-plain",
+    "no-sasl", "no-certificate", "foreign-certificate", "other-key", "no-file",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_credentials_end_with_a_clear_error(secure_kafka: Any, name: str) -> None:
+    settings, words = wrong(secure_kafka)[name]
+    start_s = time.monotonic()
+    with pytest.raises(ConfigurationError) as caught:
+        ensure_topics(settings)
+    assert time.monotonic() - start_s < SOON_S
+    assert words in str(caught.value)
+    assert "wrong-one" not in str(caught.value)
+    assert "planted-pa55word" not in str(caught.value)
+
+
+def test_a_user_without_rights_is_told_so(secure_kafka: Any) -> None:
+    settings = secure_kafka.settings(
+        kafka_username=RIGHTLESS, transactions_topic="unknown-to-the-rightless"
+    )
+    with pytest.raises(StackError, match=r"TOPIC_AUTHORIZATION_FAILED.*this user's rights"):
+        ensure_topics(settings)
+
+
+@pytest.mark.anyio
+async def test_the_gateway_says_why_it_is_not_ready(secure_kafka: Any) -> None:
+    log = TransactionLog(secure_kafka.settings(kafka_password="wrong-one"))
+    said = ""
+    try:
+        for _ in range(5):  # the first probe may end before the refusal has come
+            with pytest.raises(TransactionLogError) as caught:
+                await log.check(1.0)
+            said = str(caught.value)
+            if "invalid credentials" in said:
+                break
+    finally:
+        await log.close()
+    assert "invalid credentials" in said
+    assert "wrong-one" not in said
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def unsigned(name: str) -> str:
+    """Return a token of the kind that Kafka's test validator accepts (RFC 7515, alg none)."""
+    now_s = int(time.time())
+    parts = [{"alg": "none"}, {"sub": name, "iat": now_s, "exp": now_s + 900}]
+    coded = [base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=") for p in parts]
+    return b".".join([*coded, b""]).decode()
+
+
+def test_tokens_reach_the_broker_from_every_kind_of_client(
+    secure_kafka: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The signer's token is for AWS alone; what is tested here is that our clients, as MSK's IAM
+    # listener wants it, fetch a token by the callback and use it: also those that never poll.
+    asked: list[str | None] = []
+
+    def fake_callback(region: str | None) -> msk_iam.TokenCallback:
+        def make(_config: str) -> tuple[str, float]:
+            asked.append(region)
+            return unsigned("flagger"), time.time() + 900
+
+        return make
+
+    monkeypatch.setattr("flagger.kafka.token_callback", fake_callback)
+    settings = secure_kafka.settings(
+        kafka_bootstrap_servers=secure_kafka.token,
+        kafka_sasl_mechanism="AWS_MSK_IAM",
+        kafka_aws_region="eu-central-1",
+        kafka_username=None,
+        kafka_password=None,
+        transactions_topic="token-transactions",
+    )
+    ensure_topics(settings)
+    producer = Producer(producer_config(settings) | {"transactional.id": "token"})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    producer.produce("token-transactions", b"{}")
+    producer.commit_transaction(20)
+    producer.close()
+    reader = Consumer(
+        client_config(settings) | {"group.id": "token", "auto.offset.reset": "earliest"}
+    )
+    reader.subscribe(["token-transactions"])
+    message = reader.poll(20)
+    reader.close()
+    assert message is not None
+    assert message.error() is None
+    assert asked
+    assert set(asked) == {"eu-central-1"}
+
+
+def test_a_token_of_nobody_is_refused(secure_kafka: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake_callback(_region: str | None) -> msk_iam.TokenCallback:
+        return lambda _config: ("not.a.token", time.time() + 900)
+
+    monkeypatch.setattr("flagger.kafka.token_callback", fake_callback)
+    settings = secure_kafka.settings(
+        kafka_bootstrap_servers=secure_kafka.token, kafka_sasl_mechanism="AWS_MSK_IAM"
+    )
+    with pytest.raises(ConfigurationError, match=r"as an AWS identity.*kafka-cluster:Connect"):
+        ensure_topics(settings)
+
+
+def test_a_certificate_needs_its_key() -> None:
+    with pytest.raises(ValueError, match="need each other"):
+        Settings(kafka_tls_certificate=Path("only-one.pem"))
