@@ -24,6 +24,7 @@ from flagger.features import CATEGORY_FIELDS
 from flagger.kafka import producer_config
 from flagger.settings import Settings
 from flagger.state.records import TERMINAL_BUCKET_MS
+from streamer.payload_writer import PayloadWriter
 
 __all__ = ["Pace", "ReplayProducer", "encode_transactions", "slices"]
 
@@ -108,6 +109,7 @@ class ReplayProducer:
     def __init__(self, settings: Settings, *, with_labels: bool = True) -> None:
         self._settings = settings
         self._with_labels = with_labels
+        self._payloads = PayloadWriter(settings)
         config = producer_config(settings) | {
             "queue.buffering.max.messages": _MAX_QUEUED_MESSAGES,
             "linger.ms": 2,
@@ -170,12 +172,13 @@ class ReplayProducer:
         """Close the connections; what is not acknowledged by now is given up."""
         self._transactions.close()
         self._label_producer.close()
+        self._payloads.close()
 
     def _send(self, rows: pa.RecordBatch) -> None:
         topic = self._settings.transactions_topic
         produce = self._transactions.produce
         keys = rows["customer_id"].to_pylist()
-        for value, key in zip(encode_transactions(rows), keys, strict=True):
+        for value, key in zip(self._payloads.write(encode_transactions(rows)), keys, strict=True):
             while True:
                 try:
                     produce(topic, value, key)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from flagger.errors import ConfigurationError, StackError
-from flagger.kafka import MAX_MESSAGE_BYTES, client_config
+from flagger.kafka import MAX_MESSAGE_BYTES, ConnectionTrouble, client_config
 from flagger.settings import Settings
 
 __all__ = ["ensure_topics"]
 
 _TIMEOUT_S = 30.0
+_SILENCE_S = 3.0
+_ATTEMPT_S = 1.0
+"""After so long we look why there is no answer yet: a refusal need not wait for the rest."""
 MAX_TRANSACTION_BYTES = 2 * 1024 * 1024
 """What the broker accepts; above `wire.limits.MAX_MESSAGE_BYTES` it becomes a dead letter."""
 
@@ -24,7 +30,7 @@ def ensure_topics(settings: Settings, *, replication: int = -1) -> None:
         replication: Copies of each partition; -1: the broker's default.
 
     Raises:
-        ConfigurationError: Topics exist whose partitions do not fit.
+        ConfigurationError: Topics exist whose partitions do not fit, or the broker refuses us.
         StackError: The broker does not answer or refuses.
     """
     shape = {
@@ -37,8 +43,7 @@ def ensure_topics(settings: Settings, *, replication: int = -1) -> None:
         settings.dead_letter_topic: (1, MAX_MESSAGE_BYTES),
     }
     try:
-        admin = AdminClient(client_config(settings))
-        found = admin.list_topics(timeout=_TIMEOUT_S).topics
+        admin, found = _connect(settings)
         missing = [
             NewTopic(
                 name,
@@ -68,3 +73,36 @@ def ensure_topics(settings: Settings, *, replication: int = -1) -> None:
                 f"({transactions}); decisions stand in the partition of their transaction. Set "
                 f"FLAGGER_PARTITIONS={transactions} or create {name} anew."
             )
+
+
+def _connect(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
+    """Return a client and the topics that the broker tells it of.
+
+    Raises:
+        ConfigurationError: The client refuses the settings, or the broker us; known at once.
+        StackError: No answer.
+    """
+    trouble = ConnectionTrouble(settings)
+    deadline_s = time.monotonic() + _TIMEOUT_S
+    # What goes wrong stands in the error; its log would say it twenty times a second.
+    told = {"error_cb": trouble, "log_level": 0}
+    try:
+        admin = AdminClient(client_config(settings) | told)
+    except KafkaException as error:
+        raise ConfigurationError(f"Kafka's client refuses the settings: {error}.") from error
+    while True:
+        try:
+            return admin, admin.list_topics(timeout=_ATTEMPT_S).topics
+        except KafkaException as error:
+            admin.poll(0)  # serves the callback
+            left_s = deadline_s - time.monotonic()
+            # Some hang up without a word where the protocol is wrong; a broker that starts does not
+            # listen yet.
+            silent = trouble.reason is None and left_s < _TIMEOUT_S - _SILENCE_S
+            if trouble.refused or (silent and trouble.listens()):
+                raise trouble.error() from error
+            if left_s < 0:
+                raise StackError(
+                    f"Kafka at {settings.kafka_bootstrap_servers} does not answer: "
+                    f"{trouble.reason or error}. Check the address and the broker."
+                ) from error
