@@ -12,11 +12,12 @@ import numpy.typing as npt
 import xgboost
 
 from export.training import SAMPLE_FILE, sample_rows
-from flagger.features import CATEGORY_FIELDS, FeatureContract
+from flagger.features import FeatureContract
 from flagger.models import ModelVersion, load_version, version_folder
 from flagger.policy import APPROVE
+from flagger.recode import recode
 
-__all__ = ["Comparison", "compare_versions", "recode"]
+__all__ = ["Comparison", "compare_versions"]
 
 _TEST = ("transactions", "frauds", "roc_auc", "average_precision", "accuracy")
 _FLAGS = ("flagged_share", "precision", "recall")
@@ -94,22 +95,6 @@ def _on_rows(
         flagged=(int(flagged[0].sum()), int(flagged[1].sum())),
         flagged_by_both=int((flagged[0] & flagged[1]).sum()),
     )
-
-
-def recode(
-    rows: npt.NDArray[np.float32], old: FeatureContract, new: FeatureContract
-) -> npt.NDArray[np.float32]:
-    """Return feature rows with category codes of another contract's vocabularies.
-
-    Words that the new vocabulary lacks become 0, unknown.
-    """
-    recoded = rows.copy()
-    for field in CATEGORY_FIELDS:
-        words = {word: code for code, word in enumerate(new.vocabularies[field], start=1)}
-        codes = np.array([0, *(words.get(w, 0) for w in old.vocabularies[field])], dtype=np.float32)
-        column = old.names.index(f"{field}_code")
-        recoded[:, column] = codes[rows[:, column].astype(np.intp)]
-    return recoded
 
 
 def _facts(repository: Path, model: ModelVersion) -> dict[str, str]:

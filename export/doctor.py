@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf import text_format  # type: ignore[import-untyped]
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from export.onnx_graph import IR_VERSION

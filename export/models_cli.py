@@ -12,9 +12,10 @@ from export import publish
 from export.cli import running_triton
 from export.comparison import Comparison, compare_versions
 from export.doctor import RELEASES, Finding, examine
+from export.trials_cli import canary, shadow
 from flagger.errors import ConfigurationError, FlaggerError
 from flagger.models import list_versions, load_version, version_folder
-from flagger.pointer import POINTER_FILE, read_audit, read_pointer
+from flagger.pointer import POINTER_FILE, Pointer, read_audit, read_pointer
 from flagger.settings import load_settings
 
 __all__ = ["models"]
@@ -48,7 +49,11 @@ _WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for t
 
 @click.group()
 def models() -> None:
-    """List, judge, publish and roll back model versions."""
+    """List, judge, try, publish and roll back model versions."""
+
+
+models.add_command(shadow)
+models.add_command(canary)
 
 
 @models.command("list")
@@ -56,7 +61,8 @@ def models() -> None:
 def list_command(repository: Path | None) -> None:
     """List the versions; the live one has a star. Exit code 1 if one is damaged."""
     repository = repository or load_settings().model_repository
-    live = read_pointer(repository).version if (repository / POINTER_FILE).exists() else None
+    pointer = read_pointer(repository) if (repository / POINTER_FILE).exists() else None
+    live = pointer.version if pointer else None
     rows = [_COLUMNS]
     damaged = 0
     for version in list_versions(repository):
@@ -78,7 +84,7 @@ def list_command(repository: Path | None) -> None:
             model.policy.version,
             f"{model.policy.review_threshold:.4f}",
             f"{model.policy.decline_threshold:.4f}",
-            "live" if star else "",
+            _state(pointer, version),
         )
         rows.append(facts)
     _print_columns(rows)
@@ -180,6 +186,17 @@ def doctor(repository: Path | None, release: str | None) -> None:
     if any(finding.refused for finding in findings):
         raise SystemExit(1)
     click.echo(f"nothing here is refused by Triton {release or f'{RELEASES[0]} to {RELEASES[-1]}'}")
+
+
+def _state(pointer: Pointer | None, version: str) -> str:
+    if pointer is None:
+        return ""
+    found = ["live"] if version == pointer.version else []
+    if version == pointer.shadow:
+        found.append("shadow")
+    if pointer.canary is not None and version == pointer.canary.version:
+        found.append(f"canary {pointer.canary.share:.3g}")
+    return ", ".join(found)
 
 
 def read_metrics(repository: Path, version: str) -> dict[str, Any]:

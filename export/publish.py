@@ -39,7 +39,7 @@ from flagger.models import (
     previous_versions,
     set_live_version,
 )
-from flagger.pointer import POINTER_FILE
+from flagger.pointer import POINTER_FILE, read_pointer
 
 __all__ = ["DEFAULT_KEEP", "export_model", "publish_version", "roll_back"]
 
@@ -249,7 +249,8 @@ def _prune(repository: Path, keep: int) -> list[str]:
     """Remove all but the newest versions from disk, never one that a roll back would need."""
     if not (repository / POINTER_FILE).exists():  # candidates only
         return []
-    needed = {live_version(repository), *previous_versions(repository)[:1]}
+    pointer = read_pointer(repository)
+    needed = {pointer.version, *pointer.trials, *previous_versions(repository)[:1]}
     old = [version for version in list_versions(repository)[:-keep] if version not in needed]
     for version in old:
         remove(repository, version)

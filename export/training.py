@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from export.tradeoff import TRADE_OFF_FILE, trade_off
-from flagger.errors import PublishError
+from flagger.errors import ConfigurationError, PublishError
+from flagger.feature_sample import SAMPLE_FILE, read_sample
 from flagger.features import FeatureContract
 from flagger.policy import Policy
 
@@ -21,8 +20,6 @@ __all__ = ["SAMPLE_FILE", "Training", "read_training", "sample_rows"]
 
 _FILES = ("model.json", "contract.json", "policy.json", "metrics.json")
 _SCORES = "scores.parquet"
-SAMPLE_FILE = "feature_sample.parquet"
-"""Optional: feature rows of real transactions, one column per feature of the contract."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,7 @@ def sample_rows(path: Path, names: tuple[str, ...]) -> npt.NDArray[np.float32] |
     Raises:
         PublishError: The file lacks the columns.
     """
-    if not path.is_file():
-        return None
     try:
-        table = pq.read_table(path, columns=list(names)).select(list(names))
-        columns = [column.to_numpy(zero_copy_only=False) for column in table.columns]
-        return np.stack(columns, axis=1).astype(np.float32)
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise PublishError(
-            f"{path} does not hold the model's feature columns ({error}). Run `flagger train` "
-            f"again, or remove the file to prove the export on built rows alone."
-        ) from error
+        return read_sample(path, names)
+    except ConfigurationError as error:
+        raise PublishError(str(error)) from error

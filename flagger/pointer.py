@@ -3,6 +3,8 @@
     live.json     version     the model version that the doors ask for
                   since       when it became live, RFC 3339
                   previous    versions that were live before, the latest first
+                  shadow      version that scores beside it and decides nothing; absent: none
+                  canary      version, share and since of the one that decides a share; absent: none
                   policies    by model version: thresholds that were set after publishing, and which
                               of them are in force (null: the version's own policy.json)
     audit.jsonl   one line per change: at, by, action, from, to, why; only ever appended to
@@ -20,11 +22,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flagger.canary import Canary
 from flagger.errors import ConfigurationError
 from flagger.files import write_atomically
 from flagger.policy import Policy
@@ -36,6 +39,7 @@ __all__ = [
     "PolicyHistory",
     "change_pointer",
     "in_force",
+    "now",
     "read_audit",
     "read_pointer",
 ]
@@ -83,12 +87,21 @@ class Pointer:
         previous: Versions that were live before, the latest first.
         policies: By model version.
         since: When the version became live, RFC 3339.
+        shadow: Version that scores beside the live one.
+        canary: Version that decides a share of the customers.
     """
 
     version: str
     previous: tuple[str, ...] = ()
     policies: Mapping[str, PolicyHistory] = field(default_factory=dict)
     since: str = ""
+    shadow: str | None = None
+    canary: Canary | None = None
+
+    @property
+    def trials(self) -> tuple[str, ...]:
+        """Versions that are tried beside the live one."""
+        return tuple(v for v in (self.shadow, self.canary and self.canary.version) if v)
 
     @property
     def key(self) -> tuple[str, str | None]:
@@ -103,12 +116,13 @@ class Pointer:
         """Return the pointer to another version.
 
         Going to a version that was live before forgets those that came after it, so that rolling
-        back twice goes back two versions.
+        back twice goes back two versions. Trials end: they compare with what was live.
         """
         previous = (self.version, *self.previous)
         if version in previous:
             previous = previous[previous.index(version) + 1 :]
-        return replace(self, version=version, previous=previous[:MAX_PREVIOUS], since=_now())
+        moved = replace(self, version=version, previous=previous[:MAX_PREVIOUS], since=now())
+        return replace(moved, shadow=None, canary=None)
 
     def with_policies(self, version: str, history: PolicyHistory) -> Pointer:
         """Return the pointer with another policy history of one version."""
@@ -167,7 +181,7 @@ def change_pointer(
         if change.after is None:
             return
         record = {
-            "at": _now(),
+            "at": now(),
             "by": by or _user(),
             "action": action,
             "from": _told(change.before, change.details_before),
@@ -234,7 +248,8 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as audit and pointer have it, RFC 3339 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -249,10 +264,16 @@ def _to_json(pointer: Pointer) -> dict[str, Any]:
         }
         for version, history in pointer.policies.items()
     }
+    trials: dict[str, Any] = {}
+    if pointer.shadow is not None:
+        trials["shadow"] = pointer.shadow
+    if pointer.canary is not None:
+        trials["canary"] = asdict(pointer.canary)
     return {
         "version": pointer.version,
         "since": pointer.since,
         "previous": list(pointer.previous),
+        **trials,
         "policies": policies,
     }
 
@@ -270,4 +291,6 @@ def _from_json(data: dict[str, Any]) -> Pointer:
         previous=tuple(str(version) for version in data["previous"]),
         policies=policies,
         since=str(data.get("since", "")),
+        shadow=str(data["shadow"]) if "shadow" in data else None,
+        canary=Canary(**data["canary"]) if "canary" in data else None,
     )

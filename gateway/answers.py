@@ -41,12 +41,16 @@ class Answer(msgspec.Struct, kw_only=True):
         msgspec.Meta(description="Probability of fraud, 0 to 1; null where no model was asked."),
     ]
     reasons: Annotated[
-        list[str], msgspec.Meta(description="Why it was flagged; empty for approvals.")
+        list[str],
+        msgspec.Meta(
+            description="Why it was flagged; for an approval, why a list approves what would be "
+            "flagged, else empty."
+        ),
     ]
     reason_codes: Annotated[
         list[str],
         msgspec.Meta(
-            description="Codes of the reasons, in the same order; empty where no model decided."
+            description="Codes of the reasons, in the same order; empty where the fallback decided."
         ),
     ]
     model: Annotated[str | None, msgspec.Meta(description="Model entry that scored it.")]

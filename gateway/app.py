@@ -11,11 +11,15 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from flagger import __version__
+from flagger.brakes import BrakeLimits, Brakes
 from flagger.errors import ConfigurationError
+from flagger.live_rulebook import LiveRulebook
 from flagger.rules import RuleSet
 from flagger.settings import Settings
+from flagger.tracing import Tracing
 from gateway.audit import AuditLog
 from gateway.backends import Backends, connect
+from gateway.canary import GatewayCanary
 from gateway.deadline import SYSTEM_CLOCK, Clock
 from gateway.door import Door
 from gateway.fallback import Fallback
@@ -24,6 +28,7 @@ from gateway.headers import AnswerHeaders
 from gateway.live import Serving
 from gateway.metrics import GatewayMetrics
 from gateway.openapi import document
+from gateway.overrule import follow_rulebook
 from gateway.problems import ProblemError
 from gateway.routes import ROUTES
 from gateway.service import ScoringService
@@ -55,32 +60,52 @@ def create_app(
         def show_model(serving: Serving) -> None:
             metrics.set_model(serving.model.name, serving.model.version)
 
+        brakes = Brakes(BrakeLimits.of(settings), metrics.braked.inc)
+
+        def switched(serving: Serving) -> None:
+            show_model(serving)
+            brakes.reset()
+
         def count_error(kind: str) -> None:
             metrics.errors.labels(kind).inc()
 
         try:
             guard = Guard(settings, backends.state, clock, count_error)
             fallback = Fallback(settings.gateway_fallback, RuleSet.load(settings.fallback_rules))
+            rulebook = await asyncio.to_thread(LiveRulebook, settings.rulebook)
         except ConfigurationError as error:
             app.state.failure = error
             await backends.close()
             raise
         show_model(backends.live.current)
+        canary = GatewayCanary(
+            backends.live,
+            settings.model_repository,
+            Brakes(BrakeLimits.of(settings), metrics.braked.inc),
+            settings.canary_timeout_ms,
+            metrics,
+        )
+        tracing = Tracing.of(settings, "flagger-gateway")
         app.state.door = Door(
             budget_ms=settings.gateway_deadline_ms,
             batch_budget_ms=settings.gateway_batch_deadline_ms,
             max_in_flight=settings.gateway_max_in_flight,
             repository=settings.model_repository,
             backends=backends,
-            service=ScoringService(backends, clock, count_error, fallback),
+            service=ScoringService(
+                backends, clock, count_error, fallback, brakes, rulebook, canary
+            ),
             metrics=metrics,
             clock=clock,
             guard=guard,
             audit=AuditLog(settings.gateway_audit_log),
+            tracing=tracing,
         )
         followers = [
-            asyncio.create_task(backends.live.follow(show_model)),
+            asyncio.create_task(backends.live.follow(switched)),
             asyncio.create_task(guard.follow()),
+            asyncio.create_task(canary.follow()),
+            asyncio.create_task(follow_rulebook(rulebook)),
         ]
         # What is loaded stays: a full collection that looks through it takes 60 ms.
         gc.collect()
@@ -92,6 +117,8 @@ def create_app(
                 follower.cancel()
             await asyncio.gather(*followers, return_exceptions=True)
             await backends.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Fraud Flagger gateway",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tritonclient.utils import InferenceServerException
 
+from flagger.decision_table import DecisionTable
 from flagger.errors import (
     ConfigurationError,
     ModelError,
@@ -19,6 +20,7 @@ from flagger.models import live_version
 from flagger.settings import Settings
 from flagger.triton import AsyncScorer, ModelName, Scorer
 from gateway.live import LiveModel, Serving
+from gateway.lookup import ArchivedDecisions, DecisionLookup, RecentDecisions
 from gateway.micro_batch import MicroBatcher
 from gateway.ports import Log, ModelScorer
 from gateway.producer import TransactionLog, TransactionLogError
@@ -45,18 +47,34 @@ class GatewayScorer(AsyncScorer):
 
 @dataclass(frozen=True)
 class Backends:
-    """The connections of one gateway process."""
+    """The connections of one gateway process.
+
+    Attributes:
+        state: Valkey.
+        scorer: Triton.
+        log: Kafka.
+        live: The live model.
+        archive: Where decisions are that Valkey no longer has; None: nowhere.
+    """
 
     state: AsyncStateStore
     scorer: ModelScorer
     log: Log
     live: LiveModel
+    archive: DecisionLookup | None = None
+
+    def lookups(self) -> list[DecisionLookup]:
+        """Return where decisions are looked up, in this order."""
+        recent = RecentDecisions(self.state)
+        return [recent] if self.archive is None else [recent, self.archive]
 
     async def close(self) -> None:
         """Finish writes under way, then close everything."""
         await self.log.close()
         await self.scorer.close()
         await self.state.close()
+        if self.archive is not None:
+            await self.archive.close()
 
 
 async def connect(settings: Settings) -> Backends:
@@ -88,7 +106,21 @@ async def connect(settings: Settings) -> Backends:
         await state.ping(PROBE_TIMEOUT_S * 1000)
     except StateStoreError as error:
         logger.warning("Starting without the state, /readyz will say so: %s", error)
-    return Backends(state, scorer, TransactionLog(settings), LiveModel(serving, repository, accept))
+    return Backends(
+        state,
+        scorer,
+        TransactionLog(settings),
+        LiveModel(serving, repository, accept),
+        await asyncio.to_thread(_archive, settings),
+    )
+
+
+def _archive(settings: Settings) -> ArchivedDecisions | None:
+    if settings.decision_table is None:
+        return None
+    return ArchivedDecisions(
+        DecisionTable(settings.decision_table, region=settings.decision_table_region)
+    )
 
 
 def _check_model(url: str, model: ModelName) -> None:

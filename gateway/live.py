@@ -103,6 +103,17 @@ class LiveModel:
         self._refusal = ""
         self._key: tuple[str, str | None] | None = None
 
+    async def load(self, version: str) -> Serving:
+        """Return another version that this gateway could ask.
+
+        Raises:
+            FlaggerError: It cannot be used; the text says why.
+        """
+        entry = self.current.model.name
+        serving = await asyncio.to_thread(Serving.load, self._repository, entry, version)
+        await self._accept(serving)
+        return serving
+
     async def refresh(self) -> bool:
         """Switch to the live version and thresholds if they are new and good; True on a switch.
 

@@ -18,6 +18,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from flagger.policy import DECISIONS as DECISION_WORDS
+
 __all__ = ["METRICS", "STAGES", "GatewayMetrics", "MetricSpec"]
 
 STAGES = ("read", "parse", "state", "features", "model", "explain", "claim", "log", "mark")
@@ -110,9 +112,45 @@ MODEL_INFO = MetricSpec(
     ("model", "version"),
 )
 
+BRAKED = MetricSpec(
+    "flagger_gateway_braked_total", "counter", "", "Declines that the brakes turned into reviews."
+)
+BRAKE_ENGAGED = MetricSpec(
+    "flagger_gateway_brake_engaged",
+    "gauge",
+    "",
+    "1 while too many decisions are declines (decline), or reviews and declines (flag).",
+    ("cap",),
+)
+
+RULEBOOK_REFUSED = MetricSpec(
+    "flagger_gateway_rulebook_refused",
+    "gauge",
+    "",
+    "1 while the file of lists and rules is refused as it is now; those before stay in force.",
+)
+
+CANARY_DECISIONS = MetricSpec(
+    "flagger_gateway_canary_decisions_total",
+    "counter",
+    "",
+    "Decisions of the models while a canary is on; group is live or candidate.",
+    ("group", "decision"),
+)
+CANARY_FAILURES = MetricSpec(
+    "flagger_gateway_canary_failures_total",
+    "counter",
+    "",
+    "Requests that the canary failed or answered too late; the live version decided.",
+)
+CANARY_STOPPED = MetricSpec(
+    "flagger_gateway_canary_stopped_total", "counter", "", "Canaries that stopped by themselves."
+)
+
 METRICS = (
     *(REQUEST_SECONDS, STAGE_SECONDS, DECISIONS, ERRORS, RESPONSES),
-    *(IN_FLIGHT, BREAKER_OPEN, MODEL_INFO),
+    *(IN_FLIGHT, BREAKER_OPEN, MODEL_INFO, BRAKED, BRAKE_ENGAGED, RULEBOOK_REFUSED),
+    *(CANARY_DECISIONS, CANARY_FAILURES, CANARY_STOPPED),
 )
 
 
@@ -136,6 +174,15 @@ class GatewayMetrics:
         self.in_flight = cast("Gauge", self._make(IN_FLIGHT))
         self.responses = cast("Counter", self._make(RESPONSES))
         self.breaker_open = cast("Gauge", self._make(BREAKER_OPEN))
+        self.braked = cast("Counter", self._make(BRAKED))
+        self.brake_engaged = cast("Gauge", self._make(BRAKE_ENGAGED))
+        self.rulebook_refused = cast("Gauge", self._make(RULEBOOK_REFUSED))
+        self.canary_decisions = cast("Counter", self._make(CANARY_DECISIONS))
+        for group in ("live", "candidate"):  # from 0 on: rate() misses a series' first value
+            for decision in DECISION_WORDS:
+                self.canary_decisions.labels(group, decision)
+        self.canary_failures = cast("Counter", self._make(CANARY_FAILURES))
+        self.canary_stopped = cast("Counter", self._make(CANARY_STOPPED))
         self._model_info = cast("Gauge", self._make(MODEL_INFO))
 
     def set_model(self, model: str, version: str) -> None:

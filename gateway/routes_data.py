@@ -13,9 +13,9 @@ from flagger.errors import StateStoreError
 from flagger.features.hashing import key_of
 from flagger.models import list_versions
 from flagger.wire.limits import MAX_ID_BYTES
-from gateway.answers import Answer
 from gateway.door import BODY_LIMIT_S, Door, answer_or_problem, json, read_body
 from gateway.feedback import label_of, parse_feedback
+from gateway.lookup import Found
 from gateway.problems import ProblemError
 from gateway.producer import TransactionLogError
 from gateway.state import StoredClaim
@@ -25,6 +25,8 @@ __all__ = ["decision", "feedback", "models", "refresh_models"]
 MAX_LABEL_BYTES = 4 * 1024
 """A label takes 200 bytes."""
 _READ_TIMEOUT_MS = 100.0
+_ARCHIVE_TIMEOUT_MS = 1_000.0
+"""A table that nobody asked for a while may take its time; nobody's payment waits for this."""
 _LABEL_TIMEOUT_MS = 1_000.0
 
 
@@ -49,18 +51,32 @@ async def _decision(request: Request, door: Door) -> Response:
         is_ours = 0 < len(transaction_id.encode()) <= MAX_ID_BYTES
     except UnicodeEncodeError:
         is_ours = False
-    stored = await _stored(door, transaction_id) if is_ours else None
-    if stored is None:
+    found = await _look_up(door, transaction_id) if is_ours else None
+    if found is None:
         raise ProblemError(
             "unknown_transaction",
             "Decisions of the gateway are kept for a day; all are on the decisions topic.",
         )
-    if not stored.written:
+    if not found.recorded:
         raise ProblemError(
             "unknown_transaction",
             "It was decided, but is not recorded yet: send the transaction once more.",
         )
-    return json(Answer.of(stored.claim, transaction_id))
+    return json(found.answer)
+
+
+async def _look_up(door: Door, transaction_id: str) -> Found | None:
+    """Return the first decision found; one that cannot be asked now is an error, not a "no"."""
+    try:
+        for lookup, timeout_ms in zip(
+            door.backends.lookups(), (_READ_TIMEOUT_MS, _ARCHIVE_TIMEOUT_MS), strict=False
+        ):
+            found = await lookup.find(transaction_id, timeout_ms)
+            if found is not None:
+                return found
+    except StateStoreError as error:
+        raise ProblemError("state_unavailable", "Stored decisions cannot be read now.") from error
+    return None
 
 
 async def feedback(request: Request) -> Response:

@@ -6,6 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flagger.brakes import CAPS
 from gateway.backends import find_missing
 from gateway.door import Door, json
 
@@ -33,4 +34,7 @@ async def metrics(request: Request) -> Response:
     door.metrics.in_flight.set(door.in_flight)
     for name, breaker in door.service.breakers.items():
         door.metrics.breaker_open.labels(name).set(int(breaker.is_open))
+    for cap in CAPS:
+        door.metrics.brake_engaged.labels(cap).set(int(door.service.brakes.is_engaged(cap)))
+    door.metrics.rulebook_refused.set(bool(door.service.rulebook.refusal))
     return Response(generate_latest(door.metrics.registry), media_type=CONTENT_TYPE_LATEST)

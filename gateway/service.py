@@ -22,12 +22,15 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from flagger.brakes import BrakeLimits, Brakes
 from flagger.errors import ModelError, ModelUnavailableError, StateStoreError
-from flagger.features import DUPLICATE
+from flagger.features import DUPLICATE, FeatureRows
+from flagger.live_rulebook import LiveRulebook
 from flagger.wire.messages import Decision
 from gateway.answers import Answer, Claim, with_decision
 from gateway.backends import Backends
 from gateway.breaker import Breaker
+from gateway.canary import Asked, GatewayCanary, ask_either, settle
 from gateway.deadline import (
     ANSWER_SHARE,
     CLAIM_SHARE,
@@ -39,7 +42,7 @@ from gateway.deadline import (
 )
 from gateway.explain import add_reasons
 from gateway.fallback import Fallback
-from gateway.model_call import ask_model
+from gateway.overrule import overrule_decision
 from gateway.problems import ProblemError
 from gateway.producer import TransactionLogError
 from gateway.request import ScoringRequest
@@ -76,6 +79,8 @@ class ScoringService:
         clock: Where the time comes from.
         count_error: Called with the kind of each fault that a decision was made in spite of.
         fallback: Decides where the model cannot.
+        brakes: Turn the model's declines into reviews while there are far too many.
+        rulebook: Lists and rules beside the model.
 
     Attributes:
         breakers: `valkey`, `triton` and `kafka`.
@@ -87,12 +92,18 @@ class ScoringService:
         clock: Clock,
         count_error: Callable[[str], None],
         fallback: Fallback | None = None,
+        brakes: Brakes | None = None,
+        rulebook: LiveRulebook | None = None,
+        canary: GatewayCanary | None = None,
     ) -> None:
         self._backends = backends
         self._clock = clock
         self._count_error = count_error
         self._fallback = fallback or Fallback()
+        self.brakes = brakes or Brakes(BrakeLimits())
+        self.rulebook = rulebook or LiveRulebook(None)
         self.breakers = {name: Breaker(clock.monotonic_s) for name in ("valkey", "triton", "kafka")}
+        self._canary = canary
         self._recent: dict[int, StoredClaim] = {}
 
     async def decide(self, raw: bytes, deadline: Deadline, stopwatch: Stopwatch) -> Reply:
@@ -113,13 +124,15 @@ class ScoringService:
         if earlier is not None:
             return await self._repeat(request, earlier)
         await self._require_log(request)
+        features = None
         if seen is None:
             decision = self._fallback.decide(request, "the customer's history could not be read")
         elif seen.pending is None:
             self._count_error("customer_full")
             decision = self._fallback.decide(request, "too many payments of the customer at once")
         else:
-            decision = await self._score(request, seen)
+            decision, features = await self._score(request, seen)
+        overrule_decision(decision, self.rulebook.current, request.batch, features)
         claim = Claim.of(decision, request.transaction, request.body_hash)
         # Also where the state could not be read: that may have been slow and not away.
         earlier = await self._claim(request, claim)
@@ -159,7 +172,9 @@ class ScoringService:
         breaker.succeeded()
         return seen
 
-    async def _score(self, request: ScoringRequest, seen: SeenState) -> Decision:
+    async def _score(
+        self, request: ScoringRequest, seen: SeenState
+    ) -> tuple[Decision, FeatureRows]:
         serving = self._backends.live.current
         batch = request.batch if seen.pending is None else seen.pending.followed_by(request.batch)
         features = serving.engine.process_detached(batch, seen.customers, seen.terminals)
@@ -171,30 +186,25 @@ class ScoringService:
                 "A transaction with this id came over Kafka or more than a day ago. Its decision "
                 "is on the decisions topic.",
             )
+        scorer, breaker = self._backends.scorer, self.breakers["triton"]
+        asked = Asked(request, serving, features.rows[-1:])
         try:
-            score = await ask_model(
-                self._backends.scorer,
-                self.breakers["triton"],
-                features.rows[-1:],
-                serving.model,
-                request.deadline,
-            )
-        except ModelUnavailableError:
-            self._count_error("model_unavailable")
-            return self._fallback.decide(request, "the model did not answer in time", features)
-        except ModelError:
-            self._count_error("model_refused")
-            return self._fallback.decide(request, "the model refused the request", features)
+            scored = await ask_either(asked, self._canary, scorer, breaker)
+        except ModelError as error:
+            away = isinstance(error, ModelUnavailableError)
+            self._count_error("model_unavailable" if away else "model_refused")
+            why = "the model did not answer in time" if away else "the model refused the request"
+            return self._fallback.decide(request, why, features), features
         finally:
             request.stopwatch.lap("model")
-        decision = request.decided(serving, score, features)
+        decision = request.decided(scored.serving, scored.score, features)
         left_ms = request.deadline.left_ms(keep_share=LOG_SHARE)
-        row = features.rows[-1:]
-        if not await add_reasons(decision, row, serving, self._backends.scorer, left_ms):
+        if not await add_reasons(decision, scored.row, scored.serving, scorer, left_ms):
             self._count_error("unexplained")
+        settle(decision, scored, self.brakes, self._canary)
         decision.latency_ms = round(request.deadline.elapsed_ms, 3)
         request.stopwatch.lap("explain")
-        return decision
+        return decision, features
 
     async def _forget(self, request: ScoringRequest) -> None:
         """Take back the acceptance of what will not be written; else it expires."""

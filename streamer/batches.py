@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from flagger.errors import ModelRefusedError, ModelUnavailableError, StateStoreError
 from flagger.features import ALREADY_APPLIED, DUPLICATE, LATE
+from flagger.live_rulebook import LiveRulebook
 from flagger.triton import PendingScores
+from streamer.canary import CanaryPart
 from streamer.commits import Commits
 from streamer.hot_state import HotState
 from streamer.metrics import StreamerMetrics
@@ -20,6 +22,7 @@ from streamer.scoring import PatientScorer
 from streamer.segments import Segment
 from streamer.sink import DecisionSink
 from streamer.source import Assignment
+from streamer.tried import TriedModels
 from streamer.verdicts import Judge, Verdicts
 
 __all__ = ["Batches"]
@@ -36,7 +39,8 @@ class _InFlight:
         hashes: Fingerprints of the features, uint64 [n].
         forwarded: Rows that the gateway has decided already.
         counted: Rows that moved the state for the first time: they belong in the activity log.
-        pending: The answer under way; None if there is nothing to score.
+        pending: The live version's answer under way; None if it was not asked.
+        canary: The rows that a candidate decides.
         verdicts: What is decided, once the answer is there.
         refused: Rows of the segment that the model server refuses, with why.
     """
@@ -48,8 +52,29 @@ class _InFlight:
     forwarded: list[int]
     counted: npt.NDArray[np.bool_]
     pending: PendingScores | None
+    canary: CanaryPart | None = None
     verdicts: Verdicts | None = None
     refused: dict[int, ModelRefusedError] = field(default_factory=dict)
+
+    @property
+    def is_live(self) -> npt.NDArray[np.bool_]:
+        """Which rows the live version decides, bool [n]."""
+        if self.canary is None:
+            return np.ones(len(self.rows), dtype=np.bool_)
+        return ~self.canary.mask
+
+    def has_answers(self) -> bool:
+        """Return True if deciding will not wait for scores."""
+        if self.pending is not None and not self.pending.done:
+            return False
+        return self.canary is None or self.canary.has_answer()
+
+    def keep(self, good: npt.NDArray[np.bool_]) -> None:
+        """Drop the other rows; `good` is bool [n]."""
+        self.rows, self.hashes = self.rows[good], self.hashes[good]
+        self.features = self.features[good]
+        if self.canary is not None:
+            self.canary.mask = self.canary.mask[good]
 
 
 class Batches:
@@ -73,6 +98,8 @@ class Batches:
         store_all: Callable[[], None],
         falls_back: bool,
         clock_ms: Callable[[], int],
+        tried: TriedModels,
+        rulebook: LiveRulebook,
     ) -> None:
         self._state = state
         self._scorer = scorer
@@ -85,6 +112,8 @@ class Batches:
         self._store_all = store_all
         self._falls_back = falls_back
         self._clock_ms = clock_ms
+        self._tried = tried
+        self._rulebook = rulebook
         self._in_flight: deque[_InFlight] = deque()
         self._first_live = np.zeros(1, dtype=np.int64)
         self.processed: dict[int, int] = {}
@@ -124,11 +153,14 @@ class Batches:
         rows = np.flatnonzero(to_score)
         chosen = features.rows if len(rows) == len(segment) else features.rows[rows]
         with self._metrics.timed("submit"):
-            pending = self._scorer.submit(chosen) if len(rows) else None
+            canary = self._tried.split(chosen, transactions, rows)
+            asked = chosen if canary is None else chosen[~canary.mask]
+            pending = self._scorer.submit(asked) if len(asked) else None
         self._in_flight.append(
-            _InFlight(segment, rows, chosen, hashes[rows], forwarded, counted, pending)
+            _InFlight(segment, rows, chosen, hashes[rows], forwarded, counted, pending, canary)
         )
         self.processed |= segment.polled.end_offsets()
+        self._show_forwarded(segment, features.rows, forwarded)
         self._metrics.replayed.inc(int((~live).sum()))
         self._metrics.duplicates.inc(int(repeated.sum()))
         self._metrics.late.inc(int((live & (flags & LATE != 0)).sum()))
@@ -137,10 +169,23 @@ class Batches:
         while len(self._in_flight) > self._max_in_flight:
             self._write_first()
 
+    def _show_forwarded(
+        self, segment: Segment, rows: npt.NDArray[np.float32], forwarded: list[int]
+    ) -> None:
+        """Show what the live version decided at the gateway: as much traffic as any other."""
+        decided = segment.decoded.decided
+        live = [row for row in forwarded if decided[row].model_version == self._tried.live_version]
+        scores = {row: decided[row].score for row in live}
+        known = [row for row in live if scores[row] is not None]
+        if known:
+            keys = segment.decoded.transactions.category_keys[known]
+            told = np.array([scores[row] for row in known], dtype=np.float32)
+            self._tried.observe(rows[known], told, keys)
+
     def write_answered(self) -> None:
         """Write, in order, the batches that are decided while nothing has to be waited for."""
         for batch in self._in_flight:  # explanations overlap with the scores of later batches
-            if batch.verdicts is None and (batch.pending is None or batch.pending.done):
+            if batch.verdicts is None and batch.has_answers():
                 batch.verdicts = self._decided(batch)
             if batch.verdicts is None:
                 break
@@ -152,24 +197,80 @@ class Batches:
         self._metrics.in_flight.set(len(self._in_flight))
 
     def _decided(self, batch: _InFlight) -> Verdicts:
+        """Decide, by the model or without it, then by lists and rules."""
+        verdicts = self._judged(batch)
+        overruler = self._rulebook.current
+        if not overruler or not len(batch.rows):
+            return verdicts
+        transactions = batch.segment.decoded.transactions.take(batch.rows)
+        return verdicts.overruled_by(overruler, transactions, batch.features)
+
+    def _judged(self, batch: _InFlight) -> Verdicts:
         """Wait for the scores and decide; rows that are refused leave the batch."""
-        if batch.pending is None:
-            return self._judge.by_rules(batch.features)  # of no rows
+        if not len(batch.rows):
+            return self._judge.by_rules(batch.features)
         try:
-            with self._metrics.timed("wait_scores"):
-                scores, refused = self._scorer.result(batch.pending, batch.features)
+            scores = self._scores(batch)
         except ModelUnavailableError:
             if not self._falls_back:
                 raise
+            batch.canary = None
             return self._judge.by_rules(batch.features)
-        if refused:
-            batch.refused = {int(batch.rows[i]): error for i, error in refused.items()}
-            good = ~np.isnan(scores)
-            batch.rows, batch.hashes = batch.rows[good], batch.hashes[good]
-            batch.features, scores = batch.features[good], scores[good]
+        good = ~np.isnan(scores)
+        if not good.all():
+            batch.keep(good)
+            scores = scores[good]
         stamps_ms = batch.segment.polled.timestamp_ms[batch.segment.decoded.source[batch.rows]]
         waited_ms = (self._clock_ms() - stamps_ms).astype(np.float64)
-        return self._judge.by_model(batch.features, scores, waited_ms)
+        if batch.canary is None:
+            self._show(batch.features, scores, batch, slice(None))
+            return self._judge.by_model(batch.features, scores, waited_ms)
+        live = ~batch.canary.mask
+        self._show(batch.features[live], scores[live], batch, live)
+        verdicts = self._judge.by_model(batch.features[live], scores[live], waited_ms[live])
+        return batch.canary.decided(scores[~live], waited_ms, verdicts)
+
+    def _scores(self, batch: _InFlight) -> npt.NDArray[np.float32]:
+        """Wait for the scores, float32 [n], each by its version; NaN where they are refused.
+
+        What the canary does not answer is asked of the live version.
+        """
+        if batch.canary is None and batch.pending is not None:
+            return self._live_scores(batch, slice(None), batch.pending)
+        scores = np.empty(len(batch.rows), dtype=np.float32)
+        live = batch.is_live
+        if batch.pending is not None:
+            scores[live] = self._live_scores(batch, live, batch.pending)
+        theirs = None if batch.canary is None else batch.canary.scores()
+        if theirs is None:
+            batch.canary = None
+            pending = self._scorer.submit(batch.features[~live])
+            theirs = self._live_scores(batch, ~live, pending)
+        scores[~live] = theirs
+        return scores
+
+    def _live_scores(
+        self,
+        batch: _InFlight,
+        which: npt.NDArray[np.bool_] | slice,
+        pending: PendingScores,
+    ) -> npt.NDArray[np.float32]:
+        """Wait for the live version's scores of some rows; NaN, and noted, where it refuses."""
+        with self._metrics.timed("wait_scores"):
+            scores, refused = self._scorer.result(pending, batch.features[which])
+        rows = batch.rows[which]
+        batch.refused |= {int(rows[i]): error for i, error in refused.items()}
+        return scores
+
+    def _show(
+        self,
+        features: npt.NDArray[np.float32],
+        scores: npt.NDArray[np.float32],
+        batch: _InFlight,
+        which: npt.NDArray[np.bool_] | slice,
+    ) -> None:
+        keys = batch.segment.decoded.transactions.category_keys[batch.rows[which]]
+        self._tried.observe(features, scores, keys)
 
     def _write_first(self) -> None:
         """Write the oldest batch; waits for its scores and reasons."""

@@ -20,6 +20,10 @@ from prometheus_client import (
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from flagger.brakes import CAPS, BrakeLimits, Brakes
+from flagger.live_rulebook import LiveRulebook
+from flagger.policy import DECISIONS
+from flagger.settings import Settings
 from streamer.health import PARTS, Health
 
 __all__ = ["BulkHistogram", "StreamerMetrics"]
@@ -28,6 +32,7 @@ _LATENCY_BUCKETS_S = (
     0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 5,
 )  # fmt: skip
 """Made for a budget of 100 ms: half of the bounds lie at or below 40 ms."""
+_SHADOW_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _BATCH_BUCKETS_ROWS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
@@ -78,6 +83,42 @@ class StreamerMetrics:
             "too_late", "Labels and terminal counts that had already left the terminal's ring"
         )
         self.unexplained = counter("unexplained", "Flagged transactions without an explanation")
+        self.braked = counter("braked", "Declines that the brakes turned into reviews")
+        self.brake_engaged = gauge("brake_engaged", "1 while a brake is engaged", "cap")
+        self.drift_rows = counter("drift_rows", "Decided transactions looked at for drift")
+        self.drift_psi = gauge("drift_psi", "PSI of a column against the test window", "feature")
+        self.drift_ks = gauge("drift_ks", "Kolmogorov-Smirnov distance of a column", "feature")
+        self.drift_missing = gauge("drift_missing_share", "Share without a value", "feature")
+        self.drift_unknown = gauge(
+            "drift_unknown_share", "Share of unknown in a categorical field", "field", "kind"
+        )
+        self.drift_alarm = gauge("drift_alarm", "1 while something drifts beyond its limit", "kind")
+        self.model_info = gauge(
+            "model_info", "1 for each version in use: live, shadow, canary", "role", "version"
+        )
+        self.shadow_decisions = counter(
+            "shadow_decisions", "What the live version and the shadow want", "live", "shadow"
+        )
+        self.shadow_errors = counter("shadow_errors", "Requests that the shadow did not answer")
+        self.shadow_difference = BulkHistogram(
+            "flagger_streamer_shadow_score_difference",
+            "Difference of the shadow's and the live version's scores",
+            _SHADOW_BUCKETS,
+        )
+        self.registry.register(self.shadow_difference)
+        self.canary_decisions = counter(
+            "canary_decisions", "Decisions while a canary is on", "group", "decision"
+        )
+        for word in DECISIONS:  # from 0 on: rate() misses a series' first value
+            for group in ("live", "candidate"):
+                self.canary_decisions.labels(group, word)
+            for other in DECISIONS:
+                self.shadow_decisions.labels(word, other)
+        self.canary_failures = counter("canary_failures", "Requests that the canary failed")
+        self.canary_stopped = counter("canary_stopped", "Canaries that stopped by themselves")
+        self.rulebook_refused = gauge(
+            "rulebook_refused", "1 while the file of lists and rules is refused as it is now"
+        )
         self.model_errors = counter("model_errors", "Failed requests to Triton", "kind")
         self.lag = gauge("lag_messages", "Messages in the log that are not decided yet")
         self.event_lag_s = gauge(
@@ -120,6 +161,17 @@ class StreamerMetrics:
         """Have the gauge say what the streamer waits for at the moment when it is asked."""
         for part in PARTS:
             self.waiting.labels(part).set_function(partial(health.is_waiting_for, part))
+
+    def brakes_of(self, settings: Settings) -> Brakes:
+        """Return brakes whose counter and gauge are here."""
+        brakes = Brakes(BrakeLimits.of(settings), self.braked.inc)
+        for cap in CAPS:
+            self.brake_engaged.labels(cap).set_function(partial(brakes.is_engaged, cap))
+        return brakes
+
+    def show_rulebook(self, rulebook: LiveRulebook) -> None:
+        """Have the gauge say whether the file is refused at the moment when it is asked."""
+        self.rulebook_refused.set_function(lambda: bool(rulebook.refusal))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -8,17 +8,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from flagger.alert import encode_alert
 from flagger.errors import ModelRefusedError
 from flagger.models import ModelVersion
+from flagger.overrules import Overrule
 from flagger.policy import APPROVE, DECISIONS
 from flagger.reasons import Reason
 from flagger.settings import Settings
+from flagger.tracing import TRACEPARENT, Tracing
 from flagger.wire.encode import DecisionText, encode_approvals
 from flagger.wire.messages import Decision
 from streamer.metrics import StreamerMetrics
 from streamer.segments import Segment
 from streamer.sink import DecisionSink
-from streamer.verdicts import Verdicts
+from streamer.verdicts import Tried, Verdicts
 
 __all__ = ["OutputWriter"]
 
@@ -44,7 +47,13 @@ class OutputWriter:
         self._settings = settings
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._tracing = Tracing.of(settings, "flagger-streamer")
         self.use(model)
+
+    def close(self) -> None:
+        """Send the spans that wait."""
+        if self._tracing is not None:
+            self._tracing.close()
 
     def use(self, model: ModelVersion) -> None:
         """Decide by another version's policy from now on."""
@@ -112,9 +121,17 @@ class OutputWriter:
         )
         if scores is None:
             values = [_by_others(value, verdicts.source) for value in values]
+        if verdicts.tried is not None:
+            for i in np.flatnonzero(verdicts.tried.mask).tolist():
+                values[i] = _tried(values[i], verdicts.tried)
         for i, why in zip(verdicts.flagged.tolist(), reasons, strict=True):
             values[i] = _flagged(values[i], DECISIONS[int(verdicts.codes[i])], why)
-        for code, count in enumerate(np.bincount(verdicts.codes, minlength=3).tolist()):
+        counts = np.bincount(verdicts.codes, minlength=3)
+        for i, overrule in verdicts.overruled.items():
+            values[i] = _overruled(values[i], overrule)
+            counts[overrule.code] -= 1
+            self._metrics.decided.labels(DECISIONS[overrule.code], overrule.source).inc()
+        for code, count in enumerate(counts.tolist()):
             self._metrics.decided.labels(DECISIONS[code], verdicts.source).inc(count)
         self._metrics.latency_s.observe_all(latencies_ms / 1000)
         return values
@@ -132,15 +149,43 @@ class OutputWriter:
         keys = _customer_ids(segment, segment.decoded.spans[rows])
         partitions = segment.polled.partition[source].tolist()
         stamps = segment.polled.timestamp_ms[source].tolist()
-        self._sink.write(self._settings.decisions_topic, values, keys, partitions, stamps)
+        traces = self._traces(segment, source)
+        self._sink.write(self._settings.decisions_topic, values, keys, partitions, stamps, traces)
         if alerts:
             self._sink.write(
                 self._settings.alerts_topic,
-                [values[i] for i in alerts],
+                [encode_alert(values[i], segment.polled.values[source[i]]) for i in alerts],
                 [keys[i] for i in alerts],
                 [partitions[i] for i in alerts],
                 [stamps[i] for i in alerts],
+                None if traces is None else [traces[i] for i in alerts],
             )
+
+    def _traces(
+        self, segment: Segment, source: npt.NDArray[np.int64]
+    ) -> list[dict[str, str] | None] | None:
+        """Return the headers that continue each message's trace; None: there is no trace."""
+        found = segment.polled.traces
+        if self._tracing is None or not found:
+            return None
+        headers: list[dict[str, str] | None] = [None] * len(source)
+        for i, place in enumerate(source.tolist()):
+            if place in found:
+                headers[i] = {
+                    TRACEPARENT: self._tracing.add_decision(
+                        found[place],
+                        int(segment.polled.timestamp_ms[place]),
+                        {
+                            "messaging.system": "kafka",
+                            "messaging.destination.name": self._settings.transactions_topic,
+                            "messaging.destination.partition.id": str(
+                                segment.polled.partition[place]
+                            ),
+                            "messaging.kafka.offset": int(segment.polled.offset[place]),
+                        },
+                    )
+                }
+        return headers
 
     def write_refused(self, segment: Segment, refused: dict[int, ModelRefusedError]) -> None:
         """Write the rows that the model server refuses (row -> why) as dead letters."""
@@ -161,7 +206,7 @@ class OutputWriter:
     def _dead_letter(self, segment: Segment, place: int, error: Exception) -> None:
         polled = segment.polled
         self._sink.dead_letter(
-            polled.values[place],
+            polled.original(place),
             topic=self._settings.transactions_topic,
             place=(int(polled.partition[place]), int(polled.offset[place])),
             error=error,
@@ -175,6 +220,24 @@ def _flagged(approval: bytes, decision: str, reasons: list[Reason]) -> bytes:
     flagged.reasons = [reason.text for reason in reasons]
     flagged.reason_codes = [reason.code for reason in reasons]
     return msgspec.json.encode(flagged)
+
+
+def _tried(value: bytes, tried: Tried) -> bytes:
+    """Return the decision as one that the candidate made."""
+    decision = msgspec.json.decode(value, type=Decision)
+    decision.model_version = tried.model_version
+    decision.policy_version = tried.policy_version
+    return msgspec.json.encode(decision)
+
+
+def _overruled(value: bytes, overrule: Overrule) -> bytes:
+    """Return the decision as one that lists or rules made; an approval then has reasons too."""
+    decision = msgspec.json.decode(value, type=Decision)
+    decision.decision_source = overrule.source
+    if overrule.code == APPROVE:
+        decision.reasons = [reason.text for reason in overrule.reasons]
+        decision.reason_codes = [reason.code for reason in overrule.reasons]
+    return msgspec.json.encode(decision)
 
 
 def _by_others(approval: bytes, source: str) -> bytes:

@@ -14,8 +14,9 @@ from contextlib import suppress
 
 from confluent_kafka import Message
 
-from flagger.errors import BadMessageError, ConfigurationError, StateStoreError
+from flagger.errors import BadMessageError, StateStoreError
 from flagger.live import LiveModel
+from flagger.live_rulebook import LiveRulebook
 from flagger.models import ModelVersion
 from flagger.settings import Settings
 from flagger.state.store import StateStore
@@ -32,6 +33,7 @@ from streamer.segments import Segment, read_segment
 from streamer.side_logs import SideLogs
 from streamer.sink import DecisionSink
 from streamer.source import Assignment, TransactionSource
+from streamer.tried import TriedModels
 from streamer.verdicts import Judge
 
 __all__ = ["Pipeline"]
@@ -86,7 +88,8 @@ class Pipeline:
             health=self._health,
             patience_ms=settings.streamer_fallback_after_ms if falls_back else None,
         )
-        self._judge = Judge(model, self._connection, settings, metrics.unexplained.inc)
+        brakes = metrics.brakes_of(settings)
+        self._judge = Judge(model, self._connection, settings, metrics.unexplained.inc, brakes)
         self._state = HotState(model.contract, StateStore(settings.valkey_url or ""), settings)
         self._sink = DecisionSink(settings)
         self._side_logs = SideLogs(
@@ -102,6 +105,9 @@ class Pipeline:
             self._sink, self._source, metrics, interval_ms=settings.latency_target_ms / 2
         )
         self._aligner = Aligner(model.contract.label_delay_ms, self._source.unfinished)
+        self._tried = TriedModels(model, self._connection, settings, metrics)
+        self._rulebook = LiveRulebook(settings.rulebook)
+        metrics.show_rulebook(self._rulebook)
         self._outputs = OutputWriter(self._sink, model, settings, metrics, clock_ms)
         self._batches = Batches(
             self._state,
@@ -115,8 +121,10 @@ class Pipeline:
             store_all=self._store_all,
             falls_back=falls_back,
             clock_ms=clock_ms,
+            rulebook=self._rulebook,
+            tried=self._tried,
         )
-        self._live_model = LiveModel(settings.model_repository, model, self._check)
+        self._live_model = LiveModel(settings.model_repository, model, self._tried.check)
         self._plan: dict[int, Assignment] = {}
         self._known_until_ms = 0
         self._flushed_s = self._side_logs_read_s = time.monotonic()
@@ -135,6 +143,8 @@ class Pipeline:
             self._source.close()
             self._side_logs.close()
             self._sink.close()
+            self._outputs.close()
+            self._tried.close()
             self._state.close()
             self._connection.close()
 
@@ -154,9 +164,11 @@ class Pipeline:
         self._batches.write_answered()
         self._commits.advance(caught_up=polled is None or len(polled) < limit)
         self._keep_up()
-        successor = self._live_model.successor()
-        if successor is not None:
+        if (successor := self._live_model.successor()) is not None:
             self._switch(successor)
+        if (trials := self._tried.changed()) is not None:
+            self._settle()
+            self._tried.apply(trials)
 
     def _take(self, segment: Segment | None) -> None:
         """Process the new segment, or as much of it and of those held as is due."""
@@ -191,7 +203,8 @@ class Pipeline:
             self._commits.commit_all()
 
     def _keep_up(self) -> None:
-        """Read the side logs and write state, each as often as it needs."""
+        """Read the side logs, lists and rules, and write state, each as often as it needs."""
+        self._rulebook.refresh()
         now_s = time.monotonic()
         due = False
         if now_s - self._side_logs_read_s >= _SIDE_LOG_EVERY_S:
@@ -226,20 +239,13 @@ class Pipeline:
         self._metrics.lag.set(lag)
         self._metrics.event_lag_s.set(max(behind_ms, 0) / 1000)
 
-    def _check(self, model: ModelVersion) -> None:
-        entry = ModelName(self._settings.streamer_model, model.version)
-        if not self._connection.is_ready(entry):
-            raise ConfigurationError(
-                f"Triton does not serve {entry.name} version {entry.version}; load it there first "
-                f"(`flagger export` does)."
-            )
-
     def _switch(self, model: ModelVersion) -> None:
         """Go on with another model version; what was scored by the old one is written first."""
         self._settle()
         self._scorer.use(ModelName(self._settings.streamer_model, model.version))
         self._judge.use(model)
         self._outputs.use(model)
+        self._tried.use(model)
         self._state.engine.use_contract(model.contract)
         self._aligner.label_delay_ms = model.contract.label_delay_ms
         self._known_until_ms = 0

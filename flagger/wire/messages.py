@@ -50,7 +50,7 @@ class Decision(msgspec.Struct, kw_only=True, omit_defaults=True):
         model: Model entry that scored it, for example `fraud_fil`.
         model_version: Version of the model.
         policy_version: Version of the thresholds.
-        reasons: Why it was flagged, one line each for a person; empty for approvals.
+        reasons: Why it was flagged, one line each for a person; empty for approvals by the model.
         reason_codes: The same for machines, in the same order; see `flagger.reasons`.
         feature_hash: XXH64 of the float32 feature row, 16 hex digits.
         latency_ms: From the message's timestamp (or the request's arrival) to the decision.

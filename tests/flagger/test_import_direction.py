@@ -18,6 +18,7 @@ ALLOWED = {
     "export": set[str](),
     "streamer": {"train"},  # the producer replays files through train's readers
     "gateway": set[str](),
+    "review": set[str](),
     "deploy": set[str](),
     "grafana": set[str](),
     "loadtest": DOORS,

@@ -175,7 +175,8 @@ async def open_gateway(
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     scorer, log, state = FakeScorer(), FakeLog(), AsyncStateStore(valkey_url)
-    live = LiveModel(make_serving(), Path("nowhere"), accept_all)
+    repository = settings.get("model_repository", Path("nowhere"))
+    live = LiveModel(make_serving(), repository, accept_all)
 
     async def connect(_settings: Settings) -> Backends:
         return Backends(state, scorer, log, live)

@@ -30,17 +30,18 @@ def test_secrets_come_from_files_and_stay_masked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "password").write_text("pa55\n")
+    (tmp_path / "ca.pem").touch()
     monkeypatch.setenv("FLAGGER_KAFKA_BOOTSTRAP_SERVERS", "broker:9093")
     monkeypatch.setenv("FLAGGER_KAFKA_SECURITY_PROTOCOL", "sasl_ssl")
     monkeypatch.setenv("FLAGGER_KAFKA_USERNAME", "gateway")
     monkeypatch.setenv("FLAGGER_KAFKA_PASSWORD_FILE", str(tmp_path / "password"))
-    monkeypatch.setenv("FLAGGER_KAFKA_TLS_CA", "/etc/ca.pem")
+    monkeypatch.setenv("FLAGGER_KAFKA_TLS_CA", str(tmp_path / "ca.pem"))
     settings = load_settings()
     assert "pa55" not in repr(settings)
     config = client_config(settings)
     assert config["security.protocol"] == "sasl_ssl"
     assert config["sasl.password"] == "pa55"
-    assert config["ssl.ca.location"] == "/etc/ca.pem"
+    assert config["ssl.ca.location"] == str(tmp_path / "ca.pem")
     monkeypatch.delenv("FLAGGER_KAFKA_PASSWORD_FILE")
     with pytest.raises(ConfigurationError, match="sasl_ssl needs"):
         load_settings()
