@@ -1,6 +1,6 @@
 # Everything runs in .venv, made by uv from uv.lock. Where uv is missing it is put into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test chaos check format bench loadtest reference-model clean
+.PHONY: help setup demo up test chaos check format bench loadtest docs reference-model clean
 
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
@@ -43,6 +43,9 @@ bench: setup  ## Measure throughput against its ceilings (results in runs/bench)
 
 loadtest: setup  ## Prove the gateway's latency with Locust (results in runs/loadtest)
 	$(RUN) flagger loadtest $(ARGS)
+
+docs: setup  ## The documentation site on http://localhost:8000
+	$(RUN) mkdocs serve
 
 reference-model: setup  ## Train the committed model again, from seed to model_repository
 	$(RUN) flagger simulate --out runs/reference/transactions.parquet $(REFERENCE_DATA)
