@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from train.distributed import train_distributed
+from train.distributed_cluster import DaskCluster
 from train.money import CostMatrix
-from train.options import columns_option, data_option, label_delay_option
+from train.options import columns_option, data_option, engine_options, label_delay_option
 from train.pipeline import STEPS, TrainingPlan, TrainingResult, train_model
 from train.sources import ColumnMap
 from train.threshold import PolicyTargets
@@ -69,6 +71,31 @@ def _costs(review_cost: float | None, friction_cost: float | None) -> CostMatrix
     return CostMatrix(**named) if named else None
 
 
+def _run(data: Path, out: Path, plan: TrainingPlan, cluster: DaskCluster | None) -> TrainingResult:
+    """Train here, or on a cluster if one is given, with progress shown."""
+    columns_shown = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns_shown, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=len(STEPS))
+        under_way = ""
+
+        def show(step: str) -> None:
+            nonlocal under_way
+            under_way = _STEP_TEXTS[step]
+            done = STEPS.index(step) if step in STEPS else 1
+            progress.update(task, completed=done, description=under_way)
+
+        def show_part(finished: int, parts: int) -> None:
+            progress.update(task, description=f"{under_way}: {finished} of {parts} parts")
+
+        def show_trial(finished: int, best: float) -> None:
+            text = f"searching: {finished} of {plan.search_trials} trials, best {best:.4f}"
+            progress.update(task, description=text)
+
+        if cluster is None:
+            return train_model(data, out, plan, on_step=show, on_trial=show_trial)
+        return train_distributed(data, out, plan, cluster, on_step=show, on_part=show_part)
+
+
 @click.command()
 @data_option
 @click.option(
@@ -114,6 +141,7 @@ def _costs(review_cost: float | None, friction_cost: float | None) -> CostMatrix
     help="Search hyperparameters with so many trials; goes on where an earlier search ended.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Any number.")
+@engine_options
 def train(
     data: Path,
     out: Path,
@@ -131,13 +159,18 @@ def train(
     friction_cost: float | None,
     search_trials: int,
     seed: int,
+    engine: str,
+    dask_scheduler: str | None,
+    dask_workers: int,
+    dask_memory: str,
+    dask_partition_rows: int,
 ) -> None:
     """Train a model on a file of transactions and judge it on later days.
 
     Writes model.json, contract.json, policy.json, metrics.json, scores.parquet, model_card.md and
     plots/ to the folder --out. Days that are not given are chosen from the data: the last 15 % of
     the days are judged, a label delay before them is left out, the first 20 % only feed features.
-    The whole file is held in memory and put in the order of its times.
+    The whole file is held in memory and put in the order of its times, except with --engine dask.
     """
     plan = TrainingPlan(
         columns=ColumnMap.load(columns) if columns else ColumnMap(),
@@ -153,19 +186,8 @@ def train(
         ),
         search_trials=search_trials,
     )
-    columns_shown = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns_shown, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=len(STEPS))
-
-        def show(step: str) -> None:
-            done = STEPS.index(step) if step in STEPS else 1
-            progress.update(task, completed=done, description=_STEP_TEXTS[step])
-
-        def show_trial(finished: int, best: float) -> None:
-            text = f"searching: {finished} of {search_trials} trials, best {best:.4f}"
-            progress.update(task, description=text)
-
-        result = train_model(data, out, plan, on_step=show, on_trial=show_trial)
+    cluster = DaskCluster(dask_scheduler, dask_workers, dask_memory, dask_partition_rows)
+    result = _run(data, out, plan, cluster if engine == "dask" else None)
     if result.metrics["leakage"]:
         click.echo(
             f"warning: the gap before the test window is {result.metrics['gap_days']} days, "

@@ -13,9 +13,11 @@ import xgboost as xgb
 from flagger.features import CATALOGUE, Feature
 
 __all__ = [
+    "MAX_BINS",
     "Hyperparameters",
     "Prepared",
     "boost",
+    "booster_parameters",
     "fit_booster",
     "gain_by_column",
     "monotone_directions",
@@ -24,7 +26,8 @@ __all__ = [
     "shap_importance",
 ]
 
-_BINS = 256
+MAX_BINS = 256
+"""Bins into which the values of a column are sorted."""
 _RISING = ("ratio_to_mean", "ratio_to_max", "max_to_profile_max", "mean_to_profile_mean", "zscore")
 """Aggregates of a customer's amounts that should never lower a score as they rise."""
 
@@ -85,8 +88,8 @@ def prepare(
     validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]],
 ) -> Prepared:
     """Return both parts, rows float32 [n, F] and outcomes bool [n], in bins of one byte a value."""
-    learned = xgb.QuantileDMatrix(*fit, max_bin=_BINS, nthread=_threads())
-    judged = xgb.QuantileDMatrix(*validation, ref=learned, max_bin=_BINS, nthread=_threads())
+    learned = xgb.QuantileDMatrix(*fit, max_bin=MAX_BINS, nthread=_threads())
+    judged = xgb.QuantileDMatrix(*validation, ref=learned, max_bin=MAX_BINS, nthread=_threads())
     return Prepared(learned, judged)
 
 
@@ -104,6 +107,21 @@ def monotone_directions(catalogue: tuple[Feature, ...] = CATALOGUE) -> tuple[int
     return tuple(int(feature.aggregate in rising.get(feature.entity, ())) for feature in catalogue)
 
 
+def booster_parameters(hyperparameters: Hyperparameters, seed: int) -> dict[str, Any]:
+    """Return XGBoost's parameters, without the number of trees, the patience and the threads."""
+    parameters: dict[str, Any] = asdict(hyperparameters)
+    del parameters["max_trees"], parameters["patience_trees"]
+    if parameters.pop("monotone"):
+        parameters["monotone_constraints"] = monotone_directions()
+    return parameters | {
+        "objective": "binary:logistic",
+        "eval_metric": "aucpr",
+        "tree_method": "hist",
+        "max_bin": MAX_BINS,
+        "seed": seed,
+    }
+
+
 def boost(prepared: Prepared, hyperparameters: Hyperparameters, seed: int) -> xgb.Booster:
     """Return the booster, cut behind its best tree by average precision on the later days.
 
@@ -112,24 +130,12 @@ def boost(prepared: Prepared, hyperparameters: Hyperparameters, seed: int) -> xg
         hyperparameters: Settings of the trees.
         seed: Seed of row and column sampling; the same seed gives the same trees.
     """
-    parameters: dict[str, Any] = asdict(hyperparameters)
-    trees, patience = parameters.pop("max_trees"), parameters.pop("patience_trees")
-    if parameters.pop("monotone"):
-        parameters["monotone_constraints"] = monotone_directions()
     booster = xgb.train(
-        parameters
-        | {
-            "objective": "binary:logistic",
-            "eval_metric": "aucpr",
-            "tree_method": "hist",
-            "max_bin": _BINS,
-            "nthread": _threads(),
-            "seed": seed,
-        },
+        booster_parameters(hyperparameters, seed) | {"nthread": _threads()},
         prepared.learned,
-        num_boost_round=trees,
+        num_boost_round=hyperparameters.max_trees,
         evals=[(prepared.judged, "validation")],
-        early_stopping_rounds=patience,
+        early_stopping_rounds=hyperparameters.patience_trees,
         verbose_eval=False,
     )
     return booster[: booster.best_iteration + 1]

@@ -1,12 +1,14 @@
-"""Command-line options that `flagger train` and `flagger evaluate` share."""
+"""Command-line options that training commands share, and those of the Dask cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-__all__ = ["columns_option", "data_option", "label_delay_option"]
+__all__ = ["columns_option", "data_option", "engine_options", "label_delay_option"]
 
 data_option = click.option(
     "--data",
@@ -26,3 +28,44 @@ label_delay_option = click.option(
     show_default=True,
     help="Days until fraud is known.",
 )
+_ENGINE_OPTIONS = (
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "dask"]),
+        default="local",
+        show_default=True,
+        help="dask: for more data than this machine's memory holds; --data may be a folder then.",
+    ),
+    click.option(
+        "--dask-scheduler",
+        metavar="ADDRESS",
+        help="A running cluster, tcp://host:8786, that shares --data and --out [none: start one].",
+    ),
+    click.option(
+        "--dask-workers",
+        type=click.IntRange(1, 256),
+        default=2,
+        show_default=True,
+        help="Processes on this machine, if no cluster is named.",
+    ),
+    click.option(
+        "--dask-memory",
+        default="auto",
+        show_default=True,
+        help="Memory of each, for example '4 GiB'; auto: an equal part of the machine's.",
+    ),
+    click.option(
+        "--dask-partition-rows",
+        type=click.IntRange(1_000),
+        default=1_000_000,
+        show_default=True,
+        help="Transactions that a worker works on at a time, about 500 bytes each.",
+    ),
+)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add where a training runs: `engine` and the four `dask_` parameters."""
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command

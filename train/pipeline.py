@@ -2,110 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import xgboost as xgb
 
-from flagger import __version__
 from flagger.errors import ConfigurationError, DataError
-from flagger.features import FEATURE_NAMES, FeatureContract
-from flagger.policy import Policy
-from train.fit import Hyperparameters, fit_booster, gain_by_column, predict
-from train.metrics import evaluate
-from train.money import CostMatrix
-from train.report import write_report
+from flagger.features import FeatureContract
+from train.fit import fit_booster, predict
+from train.judge import (
+    NAMED_COLUMNS,
+    Fitted,
+    Judged,
+    TrainingPlan,
+    TrainingResult,
+    judge_and_write,
+    sample_places,
+)
 from train.rows import WindowRows, replay_windows, require_both_outcomes
 from train.search import SearchResult, search, search_periods
-from train.sources import ColumnMap, read_sorted
+from train.sources import read_sorted
 from train.split import Windows, choose_windows
-from train.threshold import PolicyTargets, policy_for, policy_to_json, trade_off
 from train.vocabulary import build_vocabularies
 
-__all__ = ["STEPS", "TrainingPlan", "TrainingResult", "train_model"]
+__all__ = ["STEPS", "TrainingPlan", "TrainingResult", "fix_windows", "make_folder", "train_model"]
 
 STEPS = ("read", "replay", "fit", "evaluate", "write")
 """What `train_model` does, in order; a search comes before `replay` as `search`."""
-
-_SAMPLE_ROWS = 5_000
-"""Feature rows of the test window that are kept for the parity proof of `flagger export`."""
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What to train on and how; days left out are chosen from the data (see `split`).
-
-    Attributes:
-        columns: How the file's layout differs.
-        train_from: First day of the train window.
-        train_to: Last day of the train window.
-        test_from: First day of the test window.
-        test_to: Last day of the test window.
-        label_delay_days: Days until fraud is known, 0 to 7.
-        allow_leakage: Accept a gap between the windows shorter than the label delay.
-        seed: Seed of the training; the same file and seed give the same model.
-        hyperparameters: Settings of the trees.
-        targets: What the thresholds are to achieve.
-        search_trials: Search hyperparameters with so many trials first; 0: take them as given.
-    """
-
-    columns: ColumnMap = field(default_factory=ColumnMap)
-    train_from: date | None = None
-    train_to: date | None = None
-    test_from: date | None = None
-    test_to: date | None = None
-    label_delay_days: int = 7
-    allow_leakage: bool = False
-    seed: int = 0
-    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
-    targets: PolicyTargets = field(default_factory=PolicyTargets)
-    search_trials: int = 0
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A trained model and where it lies.
-
-    Attributes:
-        directory: Holds model.json, contract.json, policy.json, metrics.json, scores.parquet,
-            model_card.md and plots/.
-        booster: The trees, cut behind the best one.
-        contract: Columns, vocabularies and label delay.
-        policy: Thresholds chosen on the validation.
-        windows: What was learned from and judged on.
-        metrics: The content of metrics.json.
-    """
-
-    directory: Path
-    booster: xgb.Booster
-    contract: FeatureContract
-    policy: Policy
-    windows: Windows
-    metrics: dict[str, Any]
-
-
-def _write_scores(
-    path: Path, table: pa.Table, test: WindowRows, scores: npt.NDArray[np.float32]
-) -> None:
-    named = table.select(["transaction_id", "event_time", "customer_id", "is_fraud"])
-    named = named.take(test.place).add_column(3, "score", pa.array(scores))
-    pq.write_table(named, path)
-
-
-def _write_sample(path: Path, rows: npt.NDArray[np.float32]) -> None:
-    """Write evenly spread feature rows: the export proves itself on real ones too."""
-    chosen = np.linspace(0, len(rows) - 1, min(_SAMPLE_ROWS, len(rows)), dtype=np.intp)
-    pq.write_table(pa.table(dict(zip(FEATURE_NAMES, rows[chosen].T, strict=True))), path)
 
 
 def _describe(table: pa.Table, data: Path, duplicates: int) -> dict[str, Any]:
@@ -120,43 +45,28 @@ def _describe(table: pa.Table, data: Path, duplicates: int) -> dict[str, Any]:
     }
 
 
-def _describe_training(
-    plan: TrainingPlan, windows: Windows, hyperparameters: Hyperparameters, booster: xgb.Booster
-) -> dict[str, Any]:
-    gains = gain_by_column(booster, len(FEATURE_NAMES))
-    order = np.argsort(-gains, kind="stable")
-    return {
-        "versions": {
-            "flagger": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "xgboost": xgb.__version__,
-        },
-        "seed": plan.seed,
-        "label_delay_days": plan.label_delay_days,
-        "gap_days": windows.gap_days,
-        "leakage": windows.gap_days < plan.label_delay_days,
-        "windows": windows.to_dict(),
-        "hyperparameters": asdict(hyperparameters),
-        "trees": booster.num_boosted_rounds(),
-        "feature_gain": {FEATURE_NAMES[i]: float(gains[i]) for i in order},
-    }
+def fix_windows(data: Path, plan: TrainingPlan, times: tuple[int, int], labelled: int) -> Windows:
+    """Return the windows of a plan for some data.
 
+    Args:
+        data: Where the data come from, for the error.
+        plan: Windows asked for, label delay.
+        times: Time of the first and of the last transaction, epoch milliseconds.
+        labelled: Transactions with an outcome.
 
-def _load(data: Path, plan: TrainingPlan) -> tuple[pa.Table, Windows, FeatureContract]:
-    """Read the file, fix the windows, and build the vocabularies from the rows to fit on."""
-    table = read_sorted(data, plan.columns)
-    if table["is_fraud"].null_count == table.num_rows:
+    Raises:
+        DataError: No outcomes.
+        ConfigurationError: Windows that do not fit the data, or a leak.
+    """
+    if labelled == 0:
         raise DataError(
             file=str(data),
             column="is_fraud",
             problem="no transaction has an outcome",
             remedy="Training needs the column is_fraud; name it with --columns map.toml",
         )
-    times = table["event_time"].cast(pa.int64()).to_numpy()
     windows = choose_windows(
-        int(times[0]),
-        int(times[-1]),
+        *times,
         plan.label_delay_days,
         train_from=plan.train_from,
         train_to=plan.train_to,
@@ -165,11 +75,20 @@ def _load(data: Path, plan: TrainingPlan) -> tuple[pa.Table, Windows, FeatureCon
     )
     if not plan.allow_leakage:
         windows.require_gap(plan.label_delay_days)
+    return windows
+
+
+def _load(data: Path, plan: TrainingPlan) -> tuple[pa.Table, Windows, FeatureContract]:
+    """Read the file, fix the windows, and build the vocabularies from the rows to fit on."""
+    table = read_sorted(data, plan.columns)
+    times = table["event_time"].cast(pa.int64()).to_numpy()
+    labelled = table.num_rows - table["is_fraud"].null_count
+    windows = fix_windows(data, plan, (int(times[0]), int(times[-1])), labelled)
     vocabularies = build_vocabularies(table, windows.masks(times)["fit"])
     return table, windows, FeatureContract(vocabularies, plan.label_delay_days)
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
     """Make the output folder before the work, so that a wrong --out does not cost minutes."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -233,7 +152,7 @@ def train_model(
         ConfigurationError: Windows that do not fit the data, or a leak.
     """
     plan = plan or TrainingPlan()
-    _make_folder(out)
+    make_folder(out)
     on_step("read")
     table, windows, contract = _load(data, plan)
     found = _search(table, windows, plan, (data, out), on_step, on_trial)
@@ -244,29 +163,16 @@ def train_model(
     learned, later = (fit.rows, fit.is_fraud), (validation.rows, validation.is_fraud)
     booster = fit_booster(learned, later, hyperparameters, plan.seed)
     on_step("evaluate")
-    validation_scores = predict(booster, validation.rows)
-    policy = policy_for(validation_scores, validation, plan.targets)
-    costs = plan.targets.costs or CostMatrix()
-    scores = predict(booster, test.rows)
-    metrics = {
-        **_describe_training(plan, windows, hyperparameters, booster),
-        "feature_hash": contract.hash,
+    facts = {
         "data": _describe(table, data, duplicates),
         "fit": {"transactions": len(fit.rows), "frauds": int(fit.is_fraud.sum())},
-        "policy": json.loads(policy_to_json(policy, plan.targets)),
-        "costs": asdict(costs),
-        "trade_off": trade_off(validation_scores, validation, costs, policy),
         **({"search_trials": len(found.trials)} if found else {}),
-        "validation": evaluate(
-            validation_scores, validation.is_fraud, validation.customers, validation.days, policy
-        ),
-        "test": evaluate(scores, test.is_fraud, test.customers, test.days, policy),
     }
-    on_step("write")
-    booster.save_model(out / "model.json")
-    (out / "contract.json").write_text(contract.to_json() + "\n", encoding="utf-8")
-    (out / "policy.json").write_text(policy_to_json(policy, plan.targets) + "\n", encoding="utf-8")
-    _write_scores(out / "scores.parquet", table, test, scores)
-    _write_sample(out / "feature_sample.parquet", test.rows)
-    write_report(out, metrics, scores, test.is_fraud)
-    return TrainingResult(out, booster, contract, policy, windows, metrics)
+    fitted = Fitted(booster, contract, windows, hyperparameters, facts)
+    named = table.select(list(NAMED_COLUMNS))
+    parts = [
+        Judged(predict(booster, part.rows), part.amounts, named.take(part.place))
+        for part in (validation, test)
+    ]
+    sample = test.rows[sample_places(len(test.rows))]
+    return judge_and_write(out, plan, fitted, (parts[0], parts[1]), sample, on_step=on_step)

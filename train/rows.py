@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,34 @@ from flagger.state.records import DAY_MS
 from train.replay import Replay
 from train.sources import to_batch
 
-__all__ = ["WindowRows", "replay_windows", "require_both_outcomes"]
+__all__ = ["JudgedWindow", "WindowRows", "replay_windows", "require_both_outcomes"]
 
 _CHUNK_ROWS = 65_536
 _AMOUNT = FEATURE_NAMES.index("amount")
+
+
+class JudgedWindow(Protocol):
+    """What measures and thresholds need to know of a window with n transactions."""
+
+    @property
+    def is_fraud(self) -> npt.NDArray[np.bool_]:
+        """Outcomes, bool [n]."""
+
+    @property
+    def amounts(self) -> npt.NDArray[np.float32]:
+        """Amounts in the file's currency, float32 [n]."""
+
+    @property
+    def customers(self) -> npt.NDArray[Any]:
+        """Customer ids, object [n]."""
+
+    @property
+    def days(self) -> npt.NDArray[np.int64]:
+        """Days since 1970, int64 [n]."""
+
+    @property
+    def day_count(self) -> int:
+        """Days on which there are transactions."""
 
 
 @dataclass(frozen=True)

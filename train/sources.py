@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -143,12 +143,15 @@ def _present_columns(found: list[str], path: Path, columns: ColumnMap) -> dict[s
     return present
 
 
-def _raw_batches(path: Path, columns: ColumnMap, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+def _raw_batches(
+    path: Path, columns: ColumnMap, chunk_rows: int, row_groups: Sequence[int] | None
+) -> Iterator[pa.RecordBatch]:
     """Yield the file's batches with our field names, values as the file has them."""
     if not _is_csv(path):
         with pq.ParquetFile(path) as file:
             present = _present_columns(file.schema_arrow.names, path, columns)
-            for batch in file.iter_batches(chunk_rows, columns=list(present.values())):
+            names = list(present.values())
+            for batch in file.iter_batches(chunk_rows, row_groups=row_groups, columns=names):
                 arrays = [batch.column(name) for name in present.values()]
                 yield pa.RecordBatch.from_arrays(arrays, names=list(present))
         return
@@ -192,7 +195,12 @@ def _canonical(
 
 
 def read_transactions(
-    path: Path, columns: ColumnMap | None = None, *, chunk_rows: int = 65_536
+    path: Path,
+    columns: ColumnMap | None = None,
+    *,
+    chunk_rows: int = 65_536,
+    row_groups: Sequence[int] | None = None,
+    first_row: int = 1,
 ) -> Iterator[pa.RecordBatch]:
     """Yield a file's transactions in the file's order, in `SCHEMA`.
 
@@ -200,14 +208,15 @@ def read_transactions(
         path: A .parquet, .csv or .csv.gz file.
         columns: How its layout differs; None: not at all.
         chunk_rows: Most rows of one batch.
+        row_groups: Of a .parquet file, the row groups to read; None: all. CSV has none.
+        first_row: Number of the first row that is read, from 1, for errors.
 
     Raises:
         DataError: The file, a column or a cell cannot be used; names file, row and value.
     """
     columns = columns or ColumnMap()
-    first_row = 1
     try:
-        for raw in _raw_batches(path, columns, chunk_rows):
+        for raw in _raw_batches(path, columns, chunk_rows, row_groups):
             if raw.num_rows:
                 yield _canonical(raw, path, columns, first_row)
                 first_row += raw.num_rows

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flagger.errors import ConfigurationError
 from flagger.policy import Policy
 from train.money import CostMatrix, money_saved, policy_of_costs
-from train.rows import WindowRows
+from train.rows import JudgedWindow
 
 __all__ = ["PolicyTargets", "choose_policy", "policy_for", "policy_to_json", "trade_off"]
 
@@ -88,7 +88,7 @@ def choose_policy(
 
 def policy_for(
     scores: npt.NDArray[np.float32],
-    validation: WindowRows,
+    validation: JudgedWindow,
     targets: PolicyTargets,
     *,
     version: str = "1",
@@ -107,7 +107,7 @@ def policy_for(
 
 def trade_off(
     scores: npt.NDArray[np.float32],
-    window: WindowRows,
+    window: JudgedWindow,
     costs: CostMatrix,
     policy: Policy,
 ) -> list[dict[str, float]]:

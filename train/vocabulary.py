@@ -11,12 +11,26 @@ import pyarrow.compute as pc
 from flagger.features import CATEGORY_FIELDS
 from flagger.features.contract import MAX_VOCABULARY
 
-__all__ = ["build_vocabularies"]
+__all__ = ["build_vocabularies", "order_values"]
 
 _LEAST_ROWS = 20
 """Rarer values are `unknown`: a code that few rows use teaches a tree nothing."""
 _PRIOR_ROWS = 200
 """Weight of the overall fraud share in a value's own: keeps rare values in the middle."""
+
+
+def order_values(counts: pd.DataFrame, prior: float) -> tuple[str, ...]:
+    """Return the values of one field that a model knows, in the order of their fraud share.
+
+    Args:
+        counts: By value, in the order of the values: transactions (`size`) and frauds (`sum`).
+        prior: Fraud share of all transactions.
+    """
+    counts = counts[(counts["size"] >= _LEAST_ROWS) & (counts.index != "")]
+    counts = counts.nlargest(MAX_VOCABULARY, "size")
+    share = (counts["sum"] + _PRIOR_ROWS * prior) / (counts["size"] + _PRIOR_ROWS)
+    pairs = zip(share.tolist(), share.index.tolist(), strict=True)
+    return tuple(str(word) for _, word in sorted(pairs))
 
 
 def build_vocabularies(table: pa.Table, rows: npt.NDArray[np.bool_]) -> dict[str, tuple[str, ...]]:
@@ -36,9 +50,5 @@ def build_vocabularies(table: pa.Table, rows: npt.NDArray[np.bool_]) -> dict[str
     for name in CATEGORY_FIELDS:
         values = pd.Series(chosen[name].to_pandas(), name="value")
         counts = pd.Series(is_fraud, name="fraud").groupby(values).agg(["size", "sum"])
-        counts = counts[(counts["size"] >= _LEAST_ROWS) & (counts.index != "")]
-        counts = counts.nlargest(MAX_VOCABULARY, "size")
-        share = (counts["sum"] + _PRIOR_ROWS * prior) / (counts["size"] + _PRIOR_ROWS)
-        pairs = zip(share.tolist(), share.index.tolist(), strict=True)
-        vocabularies[name] = tuple(str(word) for _, word in sorted(pairs))
+        vocabularies[name] = order_values(counts, prior)
     return vocabularies
