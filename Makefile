@@ -27,7 +27,7 @@ test: setup  ## Run the tests
 	$(RUN) pytest
 
 chaos: setup  ## Kill 100 processes at random under load, prove that nothing is lost (ARGS="--seed 1")
-	$(RUN) pytest -m chaos -q tests/chaos tests/streamer $(ARGS)
+	$(RUN) pytest -m chaos -q tests/chaos tests/streamer tests/gateway $(ARGS)
 
 check: setup  ## Lint, formatting and types; changes nothing
 	$(RUN) ruff check .

@@ -23,7 +23,7 @@ from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.topic_reader import read_topic
 from streamer.topics import ensure_topics
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(150)]
 
 SHIPPED_REPOSITORY = Path(__file__).parents[2] / "model_repository"
 DEADLINE_MS = 400

@@ -39,6 +39,15 @@ name = "all"
 receivers = ["webhook"]
 digest_every_s = 1
 """
+RULEBOOK = """
+version = "1"
+[[rule]]
+name = "large"
+decision = "review"
+reason = "9,000 or more"
+when = [{ feature = "amount", at_least = 9000 }]
+"""
+"""Whether the model flags a large payment depends on the hour; there must be flags."""
 BOARDS = boards_as_objects()
 METRIC = re.compile(r"\b(?:flagger_|nv_|process_)\w+")
 """Names as the services export them; names with colons are recording rules."""
@@ -176,7 +185,9 @@ def monitoring(
     webhook = WebhookSink()
     environment |= {"WEBHOOK": webhook.url, "FLAGGER_ALERTS_GROUP": "monitoring-alerts"}
     environment["FLAGGER_CASE_STORE_URL"] = f"sqlite:///{folder / 'cases.db'}"
+    environment["FLAGGER_RULEBOOK"] = str(folder / "rulebook.toml")
     (folder / "alerts.toml").write_text(ALERT_RULES)
+    (folder / "rulebook.toml").write_text(RULEBOOK)
     targets = {
         "flagger-streamer": f"127.0.0.1:{stream_port}",
         "flagger-gateway": f"127.0.0.1:{gateway_port}",
