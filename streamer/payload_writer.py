@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -44,7 +45,7 @@ class PayloadWriter:
         """Yield the messages in the format.
 
         Raises:
-            SchemaRegistryError: The registry does not take the schema.
+            SchemaRegistryError: The registry does not take the schema, or does not answer.
         """
         if self._registry is None:
             yield from messages
@@ -57,13 +58,16 @@ class PayloadWriter:
             fields = msgspec.json.decode(message)
             fields["event_time"] = to_epoch_ms(fields["event_time"])
             try:
-                yield self._serialize(fields, context)
+                value = self._registry.patiently(
+                    "take our schema", partial(self._serialize, fields, context)
+                )
             except Refused as error:
                 raise SchemaRegistryError(
                     f"The schema registry does not take our schema for {self._topic}-value: "
                     f"{error}. Another schema stands there that does not fit; see "
                     f"docs/payloads.md."
                 ) from error
+            yield value
 
     def close(self) -> None:
         """Close the connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -90,22 +91,35 @@ class SchemaRegistry:
             BadMessageError: The registry has no such schema.
             SchemaRegistryError: It does not answer, or refuses us.
         """
+        what = f"tell schema {schema_id}"
+        try:
+            found = self.patiently(what, lambda: self.client.get_schema(schema_id))
+        except self._refused as error:
+            if getattr(error, "http_status_code", None) == _NOT_FOUND:
+                raise BadMessageError(
+                    f"was written with schema {schema_id}, which the registry does not have"
+                ) from error
+            raise self._error(what, error) from error
+        return WriterSchema(found.schema_type or "AVRO", found.schema_str)
+
+    def patiently(self, what: str, ask: Callable[[], Any]) -> Any:
+        """Return what `ask` returns; tries again for a while if the registry is away.
+
+        Args:
+            what: Ends the sentence "The schema registry did not ..." in an error.
+            ask: Calls the client; what the registry refuses is raised as it is.
+
+        Raises:
+            SchemaRegistryError: It does not answer.
+        """
         for attempt in range(_ATTEMPTS):
             try:
-                found = self.client.get_schema(schema_id)
-            except self._refused as error:
-                if getattr(error, "http_status_code", None) == _NOT_FOUND:
-                    raise BadMessageError(
-                        f"was written with schema {schema_id}, which the registry does not have"
-                    ) from error
-                raise self._error(f"tell schema {schema_id}", error) from error
+                return ask()
             except self._unreachable as error:
                 if attempt == _ATTEMPTS - 1:
-                    raise self._error(f"tell schema {schema_id}", error) from error
+                    raise self._error(what, error) from error
                 time.sleep(_PAUSE_S)
-            else:
-                break
-        return WriterSchema(found.schema_type or "AVRO", found.schema_str)
+        raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
         """Close the connections."""

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import FrameType
+from typing import NoReturn
 
 import click
 from rich.console import Console
@@ -42,8 +44,17 @@ def up(fresh: bool) -> None:
     """Run Kafka, Triton and Valkey until Ctrl-C; other commands in this folder find them."""
     settings = load_settings()
     console = Console()
+    stopping = False
+
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+        # Python drops what is raised within a finalizer: the flag ends the loop all the same.
+        nonlocal stopping
+        stopping = True
+        raise KeyboardInterrupt
+
     # `flagger down` ends this process by SIGTERM, as Ctrl-C does: also while it still starts.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     stack = LocalStack(
         _HOME,
         model_repository=settings.model_repository,
@@ -56,9 +67,10 @@ def up(fresh: bool) -> None:
             processes = {name: str(pid) for name, pid in stack.pids.items()}
             console.print(_table(asdict(stack.addresses), processes))
             console.print(f"logs: {_HOME / 'logs'}; stop with Ctrl-C")
-            while True:
+            while not stopping:
                 time.sleep(_CHECK_S)
                 stack.require_running()
+        console.log("stopped")
     except KeyboardInterrupt:
         console.log("stopped")
 
