@@ -9,6 +9,7 @@ import click
 from export import publish
 from export.parity import DEFAULT_ROWS
 from flagger.addresses import STACK_FILE, fill_addresses
+from flagger.options import repository_option, why_option
 from flagger.settings import Settings, load_settings
 
 __all__ = ["export", "running_triton"]
@@ -28,11 +29,7 @@ Examples:
     required=False,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
 )
-@click.option(
-    "--repository",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Triton's model repository. Default: FLAGGER_MODEL_REPOSITORY, or model_repository.",
-)
+@repository_option
 @click.option(
     "--triton",
     "triton_url",
@@ -67,7 +64,7 @@ Examples:
     is_flag=True,
     help="Leave the live version; `flagger models publish` makes this one live.",
 )
-@click.option("--why", default="", metavar="TEXT", help="The reason, for the audit.")
+@why_option
 @click.option("--roll-back", is_flag=True, help="Make the version live that was live before.")
 def export(
     training_dir: Path | None,

@@ -12,26 +12,16 @@ from export import publish
 from export.cli import running_triton
 from export.comparison import Comparison, compare_versions
 from export.doctor import RELEASES, Finding, examine
+from export.options import serving_triton_option
 from export.trials_cli import canary, shadow
 from flagger.errors import ConfigurationError, FlaggerError
 from flagger.models import list_versions, load_version, version_folder
+from flagger.options import repository_option, why_option
 from flagger.pointer import POINTER_FILE, Pointer, read_audit, read_pointer
 from flagger.settings import load_settings
 
 __all__ = ["models"]
 
-_REPOSITORY = click.option(
-    "--repository",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Triton's model repository. Default: FLAGGER_MODEL_REPOSITORY, or model_repository.",
-)
-_TRITON = click.option(
-    "--triton",
-    "triton_url",
-    metavar="HOST:PORT",
-    help="gRPC address of the Triton that must serve the version. Default: FLAGGER_TRITON_URL, or "
-    "the one of `flagger up`, or none.",
-)
 _COLUMNS: tuple[str, ...] = (
     "",
     "version",
@@ -44,7 +34,6 @@ _COLUMNS: tuple[str, ...] = (
     "decline at",
     "state",
 )
-_WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for the audit.")
 
 
 @click.group()
@@ -57,7 +46,7 @@ models.add_command(canary)
 
 
 @models.command("list")
-@_REPOSITORY
+@repository_option
 def list_command(repository: Path | None) -> None:
     """List the versions; the live one has a star. Exit code 1 if one is damaged."""
     repository = repository or load_settings().model_repository
@@ -94,7 +83,7 @@ def list_command(repository: Path | None) -> None:
 
 @models.command()
 @click.argument("version", required=False)
-@_REPOSITORY
+@repository_option
 def show(version: str | None, repository: Path | None) -> None:
     """Show one version (default: the live one) and the changes that concern it."""
     repository = repository or load_settings().model_repository
@@ -126,9 +115,9 @@ def show(version: str | None, repository: Path | None) -> None:
 
 @models.command("publish")
 @click.argument("version")
-@_REPOSITORY
-@_TRITON
-@_WHY
+@repository_option
+@serving_triton_option
+@why_option
 def publish_command(
     version: str, repository: Path | None, triton_url: str | None, why: str
 ) -> None:
@@ -141,9 +130,9 @@ def publish_command(
 
 
 @models.command()
-@_REPOSITORY
-@_TRITON
-@_WHY
+@repository_option
+@serving_triton_option
+@why_option
 def rollback(repository: Path | None, triton_url: str | None, why: str) -> None:
     """Make the version live that was live before, with the thresholds it had."""
     settings = load_settings()
@@ -156,7 +145,7 @@ def rollback(repository: Path | None, triton_url: str | None, why: str) -> None:
 @models.command()
 @click.argument("first")
 @click.argument("second")
-@_REPOSITORY
+@repository_option
 def compare(first: str, second: str, repository: Path | None) -> None:
     """Compare two versions: measures, training, and their decisions on the same real rows."""
     repository = repository or load_settings().model_repository
@@ -166,7 +155,7 @@ def compare(first: str, second: str, repository: Path | None) -> None:
 
 
 @models.command()
-@_REPOSITORY
+@repository_option
 @click.option(
     "--release", metavar="YY.MM", help="Only this Triton release; exit code 1 if refused."
 )

@@ -10,6 +10,7 @@ import click
 from export.tradeoff import budget_threshold, precision_threshold, read_table
 from flagger.errors import ConfigurationError
 from flagger.models import load_version, version_folder
+from flagger.options import repository_option, why_option
 from flagger.pointer import read_audit, read_pointer
 from flagger.policies import roll_back_policy, set_policy
 from flagger.policy import Policy
@@ -17,13 +18,7 @@ from flagger.settings import load_settings
 
 __all__ = ["policy"]
 
-_REPOSITORY = click.option(
-    "--repository",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Triton's model repository. Default: FLAGGER_MODEL_REPOSITORY, or model_repository.",
-)
 _VERSION = click.option("--version", metavar="MODEL", help="Model version. Default: the live one.")
-_WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for the audit.")
 _BY = click.option("--by", metavar="NAME", help="Who decides. Default: the system's user.")
 
 _EXAMPLES = """\b
@@ -58,8 +53,8 @@ def policy() -> None:
     help="Instead of --decline: least share of frauds among the declined.",
 )
 @_VERSION
-@_REPOSITORY
-@_WHY
+@repository_option
+@why_option
 @_BY
 def set_command(
     review: float | None,
@@ -109,8 +104,8 @@ def set_command(
 
 @policy.command()
 @_VERSION
-@_REPOSITORY
-@_WHY
+@repository_option
+@why_option
 @_BY
 def rollback(version: str | None, repository: Path | None, why: str, by: str | None) -> None:
     """Put the thresholds in force that the present ones replaced."""
@@ -120,7 +115,7 @@ def rollback(version: str | None, repository: Path | None, why: str, by: str | N
 
 @policy.command()
 @_VERSION
-@_REPOSITORY
+@repository_option
 def show(version: str | None, repository: Path | None) -> None:
     """Show the thresholds in force and who changed them."""
     repository = repository or load_settings().model_repository

@@ -8,36 +8,25 @@ from pathlib import Path
 import click
 
 from export.cli import running_triton
+from export.options import serving_triton_option
 from export.server import ModelServer
 from flagger.canary import MAX_SHARE
 from flagger.models import load_version
+from flagger.options import repository_option, why_option
 from flagger.settings import load_settings
 from flagger.trials import set_canary, set_shadow
 
 __all__ = ["canary", "shadow"]
 
-_REPOSITORY = click.option(
-    "--repository",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Triton's model repository. Default: FLAGGER_MODEL_REPOSITORY, or model_repository.",
-)
-_TRITON = click.option(
-    "--triton",
-    "triton_url",
-    metavar="HOST:PORT",
-    help="gRPC address of the Triton that must serve the version. Default: FLAGGER_TRITON_URL, or "
-    "the one of `flagger up`, or none.",
-)
-_WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for the audit.")
 _OFF = click.option("--off", is_flag=True, help="End it.")
 
 
 @click.command()
 @click.argument("version", required=False)
 @_OFF
-@_REPOSITORY
-@_TRITON
-@_WHY
+@repository_option
+@serving_triton_option
+@why_option
 def shadow(
     version: str | None, off: bool, repository: Path | None, triton_url: str | None, why: str
 ) -> None:
@@ -60,9 +49,9 @@ def shadow(
     help="Of the customers, chosen by hash.",
 )
 @_OFF
-@_REPOSITORY
-@_TRITON
-@_WHY
+@repository_option
+@serving_triton_option
+@why_option
 def canary(
     version: str | None,
     share: float,

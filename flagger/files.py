@@ -10,15 +10,21 @@ from pathlib import Path
 __all__ = ["file_sha256", "write_atomically"]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file in one step: whoever reads it sees the old text or the new one."""
+def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Write a file in one step: whoever reads it sees the old text or the new one.
+
+    Args:
+        path: The file; its folder is there.
+        text: All of it.
+        mode: Its permissions; others may read it by default, a server of another user for one.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # mkstemp's 0600 would lock out a server of another user
+        Path(name).chmod(mode)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Literal, get_args
 import msgspec
 
 from flagger.errors import ConfigurationError
+from flagger.files import write_atomically
 
 __all__ = ["KEY_PREFIX", "SCOPES", "ApiKey", "KeyFile", "Scope", "new_key"]
 
@@ -143,9 +143,4 @@ class KeyFile:
         self._keys[key.id] = key
         text = json.dumps(msgspec.to_builtins(_Content(self.keys)), indent=2) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        other = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with os.fdopen(os.open(other, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        other.replace(self.path)
+        write_atomically(self.path, text, mode=0o600)

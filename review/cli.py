@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import sys
 import time
-from types import FrameType
 
 import click
 
 from flagger.addresses import fill_addresses
 from flagger.errors import ConfigurationError
 from flagger.health import Health, serve_health
+from flagger.service import log_to_stderr, metrics_options, until_stopped
 from flagger.settings import Settings, load_settings
 
 __all__ = ["desk"]
@@ -34,14 +32,7 @@ def migrate() -> None:
 
 
 @desk.command()
-@click.option(
-    "--metrics-port",
-    type=int,
-    default=9104,
-    show_default=True,
-    help="Of /metrics, /healthz, /readyz. 0: none.",
-)
-@click.option("--metrics-host", default="127.0.0.1", show_default=True)
+@metrics_options(9104)
 def consume(metrics_port: int, metrics_host: str) -> None:
     """Store flags as cases and send the analysts' labels, until Ctrl-C or SIGTERM."""
     from review.consumer import DeskConsumer
@@ -50,18 +41,11 @@ def consume(metrics_port: int, metrics_host: str) -> None:
     from review.metrics import PARTS, DeskMetrics
     from review.store import CaseStore
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     settings = _with_kafka(load_settings())
     engine = open_engine(settings.case_store_url.get_secret_value())
     require_layout(engine)
-    stopping = False
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    keep_going = until_stopped()
     metrics = DeskMetrics()
     health = Health({PARTS[0]: "Kafka has assigned no partition yet."})
     metrics.show_waiting(health)
@@ -69,9 +53,7 @@ def consume(metrics_port: int, metrics_host: str) -> None:
         serve_health(health, metrics.registry, metrics_host, metrics_port)
     click.echo(f"storing {settings.alerts_topic} in the case store; stop with Ctrl-C", err=True)
     life = CaseLife(engine, _now_ms, settings.desk_claim_minutes * 60_000)
-    DeskConsumer(
-        settings, CaseStore(engine), life, metrics, health, keep_going=lambda: not stopping
-    ).run()
+    DeskConsumer(settings, CaseStore(engine), life, metrics, health, keep_going=keep_going).run()
 
 
 @desk.command()
@@ -81,7 +63,7 @@ def serve(host: str, port: int) -> None:
     """Serve the desk's pages, until Ctrl-C or SIGTERM."""
     from review.server import serve as serve_pages
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     serve_pages(load_settings(), host, port)
 
 

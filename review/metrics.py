@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from flagger.health import Health
+from flagger.instruments import Instruments
 from review.tables import State
 
 __all__ = ["PARTS", "DeskMetrics"]
@@ -21,15 +22,9 @@ class DeskMetrics:
     """Counters, gauges and histograms of one desk consumer."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"flagger_desk_{name}", text, labels, registry=self.registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"flagger_desk_{name}", text, labels, registry=self.registry)
-
+        made = Instruments("flagger_desk", registry)
+        counter, gauge = made.counter, made.gauge
+        self.registry = made.registry
         self.stored = counter("cases_stored", "Flags that became cases")
         self.repeats = counter("repeats", "Flags whose case was there already: nothing changed")
         self.refused = counter(
@@ -46,11 +41,10 @@ class DeskMetrics:
             "oldest_new_seconds", "Age of the oldest case that nobody has taken; 0: there is none"
         )
         self.waiting = gauge("waiting", "1 while the consumer waits for a part", "part")
-        self.stored_after_s = Histogram(
-            "flagger_desk_event_to_case_seconds",
+        self.stored_after_s = made.histogram(
+            "event_to_case_seconds",
             "From the transaction's message timestamp to its case on disk",
-            buckets=_STORED_BUCKETS_S,
-            registry=self.registry,
+            _STORED_BUCKETS_S,
         )
 
     def show_waiting(self, health: Health) -> None:

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from flagger.errors import ConfigurationError
+from flagger.files import write_atomically
 from review.life import SYSTEM, Analyst
 
 __all__ = ["MIN_PASSWORD", "User", "UserFile"]
@@ -140,9 +140,4 @@ class UserFile:
     def _write(self, users: dict[str, User]) -> None:
         text = json.dumps(msgspec.to_builtins(_Content(list(users.values()))), indent=2) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        other = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with os.fdopen(os.open(other, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        other.replace(self.path)
+        write_atomically(self.path, text, mode=0o600)

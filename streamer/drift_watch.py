@@ -32,7 +32,7 @@ from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
 from streamer.metrics import StreamerMetrics
 
-__all__ = ["DriftWatch", "Pace", "evenly"]
+__all__ = ["DriftWatch", "RowBudget", "evenly"]
 
 _KINDS = ("feature", "score", "unknown")
 _ANSWER_S = 0.001
@@ -41,7 +41,7 @@ _RETRY_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Pace:
+class RowBudget:
     """Lets through at most so many rows a second, and never more than a second's worth at once.
 
     Args:
@@ -94,7 +94,7 @@ class DriftWatch:
         self._metrics = metrics
         self._clock_s = clock_s
         self._limits = DriftLimits(settings.drift_psi_limit, settings.drift_unknown_limit)
-        self._pace = Pace(settings.drift_rows_per_s, clock_s)
+        self._budget = RowBudget(settings.drift_rows_per_s, clock_s)
         self._begin(model)
 
     def use(self, model: ModelVersion) -> None:
@@ -131,7 +131,7 @@ class DriftWatch:
         if self._window is None:
             self._window = self._made_window(self._sample)
             return
-        taken = self._pace.take(len(rows))
+        taken = self._budget.take(len(rows))
         if not taken:
             return
         self._metrics.drift_rows.inc(taken)

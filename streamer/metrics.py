@@ -9,18 +9,12 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Metric,
-    ProcessCollector,
-)
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from flagger.brakes import CAPS, BrakeLimits, Brakes
+from flagger.instruments import Instruments
 from flagger.live_rulebook import LiveRulebook
 from flagger.policy import DECISIONS
 from flagger.settings import Settings
@@ -64,15 +58,9 @@ class StreamerMetrics:
     """Counters, gauges and histograms of one streamer."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"flagger_streamer_{name}", text, labels, registry=self.registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"flagger_streamer_{name}", text, labels, registry=self.registry)
-
+        made = Instruments("flagger_streamer", registry)
+        counter, gauge = made.counter, made.gauge
+        self.registry = made.registry
         self.consumed = counter("consumed", "Messages taken from the transactions topic")
         self.decided = counter("decided", "Decisions written", "decision", "decision_source")
         self.dead_lettered = counter("dead_lettered", "Messages that can never be decided")
@@ -144,17 +132,11 @@ class StreamerMetrics:
             _LATENCY_BUCKETS_S,
         )
         self.registry.register(self.latency_s)
-        self.commit_s = Histogram(
-            "flagger_streamer_commit_seconds",
-            "Duration of a Kafka commit",
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self.registry,
+        self.commit_s = made.histogram(
+            "commit_seconds", "Duration of a Kafka commit", _LATENCY_BUCKETS_S
         )
-        self.batch_rows = Histogram(
-            "flagger_streamer_batch_rows",
-            "Rows per request to Triton",
-            buckets=_BATCH_BUCKETS_ROWS,
-            registry=self.registry,
+        self.batch_rows = made.histogram(
+            "batch_rows", "Rows per request to Triton", _BATCH_BUCKETS_ROWS
         )
 
     def show_waiting(self, health: Health) -> None:

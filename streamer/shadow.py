@@ -20,7 +20,7 @@ from flagger.policy import DECISIONS, Policy
 from flagger.recode import CategoryCodes
 from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
-from streamer.drift_watch import Pace, evenly
+from streamer.drift_watch import RowBudget, evenly
 from streamer.metrics import StreamerMetrics
 
 __all__ = ["TIME_SHARE", "Shadow"]
@@ -68,7 +68,7 @@ class Shadow:
         self._scorer = scorer
         self._metrics = metrics
         self._clock_s = clock_s
-        self._pace = Pace(settings.shadow_rows_per_s, clock_s)
+        self._budget = RowBudget(settings.shadow_rows_per_s, clock_s)
         self._max_rows = settings.max_batch_rows
         self._asked: _Asked | None = None
         self._rest_until_s = clock_s()
@@ -92,7 +92,7 @@ class Shadow:
         now_s = self._clock_s()
         if now_s < self._rest_until_s:
             return
-        taken = self._pace.take(min(len(rows), self._max_rows))
+        taken = self._budget.take(min(len(rows), self._max_rows))
         if not taken:
             return
         chosen = evenly(len(rows), taken)

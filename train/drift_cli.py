@@ -15,6 +15,7 @@ from flagger.addresses import resolve_settings
 from flagger.drift import WINDOW_ROWS, DriftLimits
 from flagger.errors import ConfigurationError
 from flagger.models import ModelVersion, live_version, load_version
+from flagger.options import repository_option
 from flagger.settings import load_settings
 from train.drift_check import DriftReport, Injection, check_drift
 from train.drift_report import columns_of, write_drift_report
@@ -45,11 +46,7 @@ def drift() -> None:
 @data_option
 @columns_option
 @click.option("--version", help="Model version. Default: the live one.")
-@click.option(
-    "--repository",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Triton's model repository. Default: FLAGGER_MODEL_REPOSITORY, or model_repository.",
-)
+@repository_option
 @click.option(
     "--from",
     "judge_from",

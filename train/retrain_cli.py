@@ -14,6 +14,7 @@ from rich.table import Table
 from flagger.addresses import resolve_settings
 from flagger.errors import ConfigurationError
 from flagger.models import live_version, load_version
+from flagger.options import repository_option
 from flagger.settings import Settings, load_settings
 from train.history import history_of
 from train.matured import read_labels
@@ -37,11 +38,7 @@ _HISTORY_FILE = "history.parquet"
     type=click.Path(path_type=Path),
     help="Parquet or CSV with outcomes. Default: the topics transactions and labels.",
 )
-@click.option(
-    "--repository",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Triton's model repository. Default: FLAGGER_MODEL_REPOSITORY, or model_repository.",
-)
+@repository_option
 @click.option(
     "--maturity-days",
     type=click.IntRange(0),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.console import Console
@@ -13,6 +10,7 @@ from rich.table import Table
 
 from flagger.addresses import resolve_settings
 from flagger.health import Health, serve_health
+from flagger.service import log_to_stderr, metrics_options, until_stopped
 from flagger.settings import load_settings
 from review.alerts.metrics import AlertMetrics
 from review.alerts.receivers import Transport, apprise_transport
@@ -37,32 +35,18 @@ def alerts() -> None:
 
 @alerts.command()
 @file_option
-@click.option(
-    "--metrics-port",
-    type=int,
-    default=9103,
-    show_default=True,
-    help="Of /metrics, /healthz, /readyz. 0: none.",
-)
-@click.option("--metrics-host", default="127.0.0.1", show_default=True)
+@metrics_options(9103)
 def run(file: Path | None, metrics_port: int, metrics_host: str) -> None:
     """Tell receivers of alerts until Ctrl-C or SIGTERM.
 
     Offsets are committed once receivers have taken what lies before them: a restart goes on where
     this one ends.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     settings = resolve_settings()
     rules = load_alert_rules(file or settings.alerts_file)
     transports = _transports(rules)
-    stopping = False
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    keep_going = until_stopped()
     metrics = AlertMetrics()
     health = Health({"partitions": "Kafka has assigned no partition yet."})
     if metrics_port:
@@ -71,9 +55,7 @@ def run(file: Path | None, metrics_port: int, metrics_host: str) -> None:
         f"telling {', '.join(sorted(transports))} of {settings.alerts_topic}; stop with Ctrl-C",
         err=True,
     )
-    AlertService(
-        settings, rules, transports, metrics, keep_going=lambda: not stopping, health=health
-    ).run()
+    AlertService(settings, rules, transports, metrics, keep_going=keep_going, health=health).run()
 
 
 @alerts.command()

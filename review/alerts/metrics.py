@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry
+
+from flagger.instruments import Instruments
 
 __all__ = ["AlertMetrics"]
 
@@ -17,15 +19,9 @@ class AlertMetrics:
     """Counters, gauges and histograms of one alert service."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"flagger_alerts_{name}", text, labels, registry=self.registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"flagger_alerts_{name}", text, labels, registry=self.registry)
-
+        made = Instruments("flagger_alerts", registry)
+        counter, gauge = made.counter, made.gauge
+        self.registry = made.registry
         self.consumed = counter("consumed", "Messages taken from the alerts topic")
         self.unreadable = counter("unreadable", "Messages that are no alert; they are passed over")
         self.unmatched = counter("unmatched", "Alerts that no rule sends to anybody")
@@ -45,10 +41,9 @@ class AlertMetrics:
         )
         self.failing = gauge("receiver_failing", "1 while a receiver takes nothing", "receiver")
         self.silent = gauge("silent", "1 while no decisions are made, where that is watched")
-        self.delivery_s = Histogram(
-            "flagger_alerts_delivery_seconds",
+        self.delivery_s = made.histogram(
+            "delivery_seconds",
             "From the transaction's message to the receiver's yes",
-            ("receiver",),
-            buckets=_DELIVERY_BUCKETS_S,
-            registry=self.registry,
+            _DELIVERY_BUCKETS_S,
+            "receiver",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import threading
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.settings import Settings
 from flagger.wire.messages import Transaction
@@ -107,9 +107,7 @@ def own_stack(tmp_path: Path) -> Iterator[LocalStack]:
 
 
 def start_gateway(settings: Settings, log: Path) -> tuple[FlaggerProcess, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     environment = environment_of(
         settings,
         {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 import uuid
@@ -17,6 +16,7 @@ from confluent_kafka import Consumer, Message, Producer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.settings import Settings
 from flagger.tracing import Tracing, trace_headers, traceparent_of
@@ -65,12 +65,6 @@ def collector() -> Iterator[Collector]:
     made = Collector()
     yield made
     made.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def payment(name: str) -> bytes:
@@ -129,7 +123,7 @@ def test_a_trace_goes_from_the_caller_to_the_decision(
             "FLAGGER_GATEWAY_DRAIN_MS": "0",
         },
     )
-    port, metrics_port = free_port(), free_port()
+    port, metrics_port = free_ports(2)
     streamer = FlaggerProcess(
         ["stream", "--metrics-port", str(metrics_port)], environment, tmp_path / "streamer.log"
     )

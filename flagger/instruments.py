@@ -1,0 +1,39 @@
+"""Makes the metrics of one service: a common prefix, a registry of its own, the process's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+__all__ = ["Instruments"]
+
+
+class Instruments:
+    """A registry and what is put into it.
+
+    Args:
+        prefix: In front of every name, for example `flagger_desk`.
+        registry: Where the metrics go; None: one of its own.
+
+    Attributes:
+        registry: What a metrics page shows.
+    """
+
+    def __init__(self, prefix: str, registry: CollectorRegistry | None = None) -> None:
+        self._prefix = prefix
+        self.registry = registry or CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """Return a counter; `_total` is added to its name."""
+        return Counter(f"{self._prefix}_{name}", text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """Return a gauge."""
+        return Gauge(f"{self._prefix}_{name}", text, labels, registry=self.registry)
+
+    def histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        """Return a histogram with these upper bounds."""
+        name = f"{self._prefix}_{name}"
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
