@@ -15,6 +15,7 @@ from rich.console import Console
 from flagger.features import FeatureContract
 from flagger.settings import load_settings
 from loadtest.bench_alerts import bench_alerts
+from loadtest.bench_compare import compare_results, markdown
 from loadtest.bench_latency import bench_latency
 from loadtest.bench_poison import bench_poison
 from loadtest.bench_profile import bench_profile
@@ -202,3 +203,25 @@ def rival(data: Path | None, limit: int | None, repeats: int, out: Path, rate: f
     """The stream against one HTTP request per message (scenario rival-per-message)."""
     plan, table = RivalPlan(rate_per_s=rate), _table(data, limit)
     _measure(out, "rival-per-message", bench_rival, table=table, plan=plan, repeats=repeats)
+
+
+@bench.command()
+@click.argument("base", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("new", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--tolerance", default=0.1, show_default=True, type=click.FloatRange(min=0),
+    help="How much worse a median may be; 0.1 is 10 %.",
+)  # fmt: skip
+@click.option(
+    "--figure", "figures", multiple=True,
+    help="Judge this figure only; may be repeated. Default: all with a direction.",
+)  # fmt: skip
+def compare(base: Path, new: Path, tolerance: float, figures: tuple[str, ...]) -> None:
+    """Compare two results, BASE.json and NEW.json, of one machine; exit code 1: NEW is worse.
+
+    Worse means that the median left the tolerance and that no run of NEW is as good as any of BASE.
+    """
+    changes = compare_results(base, new, tolerance, figures)
+    click.echo(markdown(changes, tolerance))
+    if any(change.is_worse for change in changes):
+        raise SystemExit(1)

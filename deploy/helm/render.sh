@@ -33,6 +33,11 @@ refuses kafka.securityProtocol=sasl_ssl "kafka.username is needed"
 refuses kafka.securityProtocol=sasl_ssl,kafka.saslMechanism=AWS_MSK_IAM "aws.region is needed"
 refuses gateway.keysSecret= "keysSecret"
 refuses valkey.secret.name= "valkey"
+refuses settings.case_store_url=x "settings.case_store_url: the chart sets it"
+refuses settings.gateway_tls_key=x "end TLS at an ingress"
+refuses desk.enabled=true "desk.caseStore.secret.name is needed"
+refuses desk.enabled=true,desk.caseStore.secret.name=db "desk.usersSecret is needed"
+refuses alerts.enabled=true "alerts.rulesSecret is needed"
 
 export LC_ALL=C
 digest="$(cd "$chart" && find . -type f | sort | xargs sha256sum | sha256sum | cut -d ' ' -f 1)"

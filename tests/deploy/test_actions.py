@@ -25,7 +25,7 @@ def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_there_are_workflows() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["ci", "codeql", "release"]
+    assert [path.stem for path in WORKFLOWS] == ["bench", "ci", "codeql", "release"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
@@ -75,6 +75,18 @@ def test_files_that_are_named_exist(path: Path) -> None:
     named = re.findall(r"\b((?:deploy|tests|loadtest)/[\w./-]+)", path.read_text())
     for name in named:
         assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+def test_the_benchmark_measures_both_sides_alike() -> None:
+    workflow = load(ROOT / ".github" / "workflows" / "bench.yml")
+    runs = [step for step in steps(workflow) if "flagger bench stream" in step.get("run", "")]
+    assert [step["working-directory"] for step in runs] == ["base", "new"]
+    one, other = (step["run"].replace(step["working-directory"], "SIDE") for step in runs)
+    assert one == other
+    (compares,) = [s["run"] for s in steps(workflow) if "flagger bench compare" in s.get("run", "")]
+    assert "$GITHUB_STEP_SUMMARY" in compares
+    # Without `shell: bash` GitHub runs `bash -e`, and a pipe hides the comparison's exit code.
+    assert workflow["defaults"]["run"]["shell"] == "bash"
 
 
 def test_dependencies_are_kept_fresh_where_they_are() -> None:

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
-from flagger.cli import COMMANDS
+from flagger.cli import cli
 from flagger.settings import ENV_PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +27,23 @@ RENDERED = Path(__file__).with_name("rendered")
 NAMES = ("aws", "default", "everything", "external-triton")
 NAME = "flagger-fraud-flagger"
 Manifest = dict[str, Any]
+PORTS = {
+    "streamer": ("metrics", 9101),
+    "gateway": ("http", 8080),
+    "alerts": ("metrics", 9103),
+    "desk": ("http", 8501),
+    "desk-consumer": ("metrics", 9104),
+}
 
 
 def manifests(name: str) -> list[Manifest]:
     documents = yaml.safe_load_all((RENDERED / f"{name}.yaml").read_text())
     return [document for document in documents if document]
+
+
+def pod_of(manifest: Manifest) -> Manifest:
+    pod: Manifest = manifest["spec"]["template"]["spec"]
+    return pod
 
 
 def find(name: str, kind: str, component: str) -> Manifest:
@@ -43,7 +56,7 @@ def pods(name: str) -> Iterator[tuple[str, Manifest]]:
     """Yield component and pod specification of everything that runs."""
     for manifest in manifests(name):
         component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
-        if manifest["kind"] in ("Deployment", "StatefulSet"):
+        if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield component, manifest["spec"]["template"]["spec"]
         elif manifest["kind"] == "Pod":
             yield component, manifest["spec"]
@@ -51,6 +64,19 @@ def pods(name: str) -> Iterator[tuple[str, Manifest]]:
 
 def ours(name: str) -> Iterator[tuple[str, Manifest]]:
     return ((c, pod) for c, pod in pods(name) if not c.startswith("triton"))
+
+
+def assert_parses(arguments: list[str]) -> None:
+    """Let the real command line read the arguments, without running the command."""
+    group: click.Command = cli
+    with click.Context(cli) as context:
+        while isinstance(group, click.Group):
+            name, *arguments = arguments
+            found = group.get_command(context, name)
+            assert found is not None, name
+            group = found
+        parsed = group.make_context(group.name, list(arguments), resilient_parsing=False)
+    assert parsed.args == []
 
 
 def test_the_renderings_are_of_this_chart() -> None:
@@ -75,14 +101,17 @@ def test_every_setting_is_one(name: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
         for entry in pod["containers"][0]["env"]:
             value = entry.get("value", "streamer-0")
             assert isinstance(value, str)
-            is_secret = entry["name"].endswith(("VALKEY_URL_FILE", "PASSWORD_FILE"))
+            is_secret = entry["name"].endswith(("URL_FILE", "PASSWORD_FILE"))
             monkeypatch.setenv(entry["name"], str(secret) if is_secret else value)
         settings = load_settings()
-        assert settings.kafka_bootstrap_servers, component
-        assert settings.valkey_url == "a-secret-value"
-        assert str(settings.model_repository) == "/models"
+        if component.startswith("desk"):
+            assert settings.case_store_url.get_secret_value() == "a-secret-value"
+        else:
+            assert settings.valkey_url == "a-secret-value"
+            assert str(settings.model_repository) == "/models"
+        assert settings.kafka_bootstrap_servers or component == "desk-migrate"
         seen += 1
-    assert seen == 3
+    assert seen == {"everything": 7, "aws": 6}.get(name, 3)
 
 
 def test_numbers_of_the_values_stay_whole() -> None:
@@ -112,17 +141,28 @@ def test_pods_may_do_little(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_and_probes(name: str) -> None:
+def test_commands_and_probes(name: str, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("a-key")
     for component, pod in ours(name):
         container = pod["containers"][0]
-        assert container["args"][0] in COMMANDS
-        if component == "smoke":
+        # A Secret's file is there in the pod alone.
+        assert_parses([a.replace("/etc/flagger/smoke/key", str(key)) for a in container["args"]])
+        if component in ("smoke", "desk-migrate"):
             continue
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-        assert ports == ({"metrics": 9101} if component == "streamer" else {"http": 8080})
-        for probe, path in (("liveness", "/healthz"), ("readiness", "/readyz")):
+        assert ports == {PORTS[component][0]: PORTS[component][1]}
+        # The pages have no /readyz: they wait for nothing but the case store, at their start.
+        ready = "/healthz" if component == "desk" else "/readyz"
+        for probe, path in (("liveness", "/healthz"), ("readiness", ready)):
             assert container[f"{probe}Probe"]["httpGet"]["path"] == path
             assert container[f"{probe}Probe"]["httpGet"]["port"] in ports
+
+
+def test_a_misspelt_command_line_is_noticed() -> None:
+    for wrong in (["stream", "--metrics-prt", "9101"], ["desk", "server"], ["alerts", "run", "x"]):
+        with pytest.raises((click.UsageError, AssertionError)):
+            assert_parses(wrong)
 
 
 def test_a_gateway_is_out_of_the_service_before_it_ends() -> None:
@@ -146,7 +186,7 @@ def test_selectors_find_their_pods(name: str) -> None:
     labels: dict[str, dict[str, str]] = {}
     for manifest in manifests(name):
         component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
-        if manifest["kind"] in ("Deployment", "StatefulSet"):
+        if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
             labels[component] = manifest["spec"]["template"]["metadata"]["labels"]
         elif manifest["kind"] == "Pod":
             labels[component] = manifest["metadata"]["labels"]
@@ -177,7 +217,8 @@ def test_policies_let_the_parts_reach_each_other() -> None:
         for m in manifests("everything")
         if m["kind"] == "NetworkPolicy"
     }
-    assert set(policies) == {"streamer", "gateway", "smoke", "triton-cpu", "triton-gpu"}
+    ran = {component for component, _ in pods("everything")}
+    assert set(policies) == ran
 
     def sends_to(component: str) -> dict[str, int]:
         found = {}
@@ -195,6 +236,66 @@ def test_policies_let_the_parts_reach_each_other() -> None:
         ports = {p["port"] for rule in policies[component]["egress"] for p in rule["ports"]}
         assert {53, 9096, 6379} <= ports
         assert (443 in ports) == (component == "gateway")
+
+
+def test_the_desk_reaches_its_database_and_no_more() -> None:
+    def ports(component: str) -> set[int]:
+        policy = find("everything", "NetworkPolicy", component)["spec"]
+        return {p["port"] for rule in policy["egress"] for p in rule["ports"]}
+
+    assert ports("desk") == ports("desk-migrate") == {53, 5432}
+    assert ports("desk-consumer") == {53, 5432, 9096}
+    assert ports("alerts") == {53, 443, 465, 587, 9096}
+    for component in ("desk", "desk-consumer", "desk-migrate"):
+        pod = dict(pods("everything"))[component]
+        mounted = {v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+        assert "fraud-flagger-valkey" not in mounted
+        assert mounted & {"desk-database", "desk-owner"}
+
+
+def test_the_desk_is_migrated_before_it_starts() -> None:
+    job = find("everything", "Job", "desk-migrate")
+    policy = find("everything", "NetworkPolicy", "desk-migrate")
+    hooks = job["metadata"]["annotations"]
+    assert hooks["helm.sh/hook"] == "pre-install,pre-upgrade"
+    allowed = policy["metadata"]["annotations"]
+    assert allowed["helm.sh/hook"] == hooks["helm.sh/hook"]
+    assert int(allowed["helm.sh/hook-weight"]) < int(hooks["helm.sh/hook-weight"])
+    # Only the migration has the user who may change tables.
+    owner = {v["secret"]["secretName"] for v in pod_of(job)["volumes"] if "secret" in v}
+    assert owner == {"desk-owner"}
+    consumer = pod_of(find("everything", "StatefulSet", "desk-consumer"))
+    assert "desk-owner" not in json.dumps(consumer)
+
+
+def test_the_ingress_leads_to_the_pages_over_tls() -> None:
+    ingress = find("everything", "Ingress", "desk")["spec"]
+    (rule,) = ingress["rules"]
+    assert ingress["tls"][0]["hosts"] == [rule["host"]]
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    service = find("everything", "Service", "desk")
+    assert backend["name"] == service["metadata"]["name"]
+    assert backend["port"]["name"] in {p["name"] for p in service["spec"]["ports"]}
+    assert not [m for m in manifests("aws") if m["kind"] == "Ingress"]
+
+
+def test_keda_reads_the_lag_by_iam() -> None:
+    (trigger,) = find("aws", "ScaledObject", "streamer")["spec"]["triggers"]
+    # The scaler `kafka` knows no IAM; this one does, and wants the region here.
+    assert trigger["type"] == "apache-kafka"
+    assert trigger["metadata"]["sasl"] == "aws_msk_iam"
+    assert trigger["metadata"]["tls"] == "enable"
+    assert trigger["metadata"]["awsRegion"] == "eu-central-1"
+    identity = find("aws", "TriggerAuthentication", "kafka")
+    assert trigger["authenticationRef"]["name"] == identity["metadata"]["name"]
+    assert identity["spec"]["podIdentity"]["provider"] == "aws"
+    assert "secretTargetRef" not in identity["spec"]
+    (by_password,) = find("everything", "ScaledObject", "streamer")["spec"]["triggers"]
+    assert by_password["type"] == "kafka"
+    parameters = find("everything", "TriggerAuthentication", "kafka")["spec"]["secretTargetRef"]
+    assert {p["parameter"] for p in parameters} == {
+        "tls", "sasl", "username", "password", "ca", "cert", "key",
+    }  # fmt: skip
 
 
 def test_gpu_differs_where_it_must() -> None:
@@ -247,7 +348,7 @@ def test_an_external_triton_brings_no_pool() -> None:
 def test_the_schema_knows_each_value_and_no_other() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    free = {"settings", "resources", "nodeSelector", "labels", "monitoring"}
+    free = {"settings", "resources", "nodeSelector", "labels", "monitoring", "annotations"}
 
     def compare(found: dict[str, Any], described: dict[str, Any], where: str) -> None:
         assert described["additionalProperties"] is False, where
@@ -267,7 +368,9 @@ def test_on_aws_our_pods_have_an_identity_and_no_password() -> None:
         assert pod.get("serviceAccountName") == ("fraud-flagger" if is_ours else None)
         # The role's token is a volume of its own, put there by EKS; the cluster's own stays away.
         assert pod["automountServiceAccountToken"] is False
-    for _, pod in ours("aws"):
+    for component, pod in ours("aws"):
+        if component == "desk-migrate":
+            continue  # it talks to the database alone
         environment = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
         assert environment["FLAGGER_KAFKA_SASL_MECHANISM"] == "AWS_MSK_IAM"
         assert environment["FLAGGER_KAFKA_AWS_REGION"] == environment["AWS_REGION"]

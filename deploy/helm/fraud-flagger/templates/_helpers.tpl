@@ -61,8 +61,8 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* The environment of each of our containers: dict root, pool */}}
-{{- define "ff.env" -}}
+{{/* Who Kafka is, and who we are to it: dict root */}}
+{{- define "ff.kafkaEnv" -}}
 - {name: FLAGGER_KAFKA_BOOTSTRAP_SERVERS, value: {{ required "kafka.bootstrapServers is needed" .root.Values.kafka.bootstrapServers | quote }}}
 - {name: FLAGGER_KAFKA_SECURITY_PROTOCOL, value: {{ .root.Values.kafka.securityProtocol | quote }}}
 {{- with .root.Values.kafka }}
@@ -86,19 +86,40 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- with .root.Values.aws.region }}
+- {name: AWS_REGION, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* Values of `settings`: dict root */}}
+{{- define "ff.settingsEnv" -}}
+{{- range $name, $value := .root.Values.settings }}
+{{- if or (hasPrefix "kafka_" $name) (has $name (list "triton_url" "valkey_url" "model_repository" "partitions" "instance" "gateway_keys_file" "case_store_url" "desk_users_file" "alerts_file")) }}
+{{- fail (printf "settings.%s: the chart sets it from another value, see values.yaml" $name) }}
+{{- end }}
+{{- if or (hasPrefix "gateway_tls_" $name) (hasPrefix "desk_tls_" $name) }}
+{{- fail (printf "settings.%s: probes and policies of the chart speak HTTP; end TLS at an ingress or a mesh" $name) }}
+{{- end }}
+- {name: FLAGGER_{{ upper $name }}, value: {{ include "ff.text" $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* The environment of what scores: dict root, pool */}}
+{{- define "ff.env" -}}
+{{ include "ff.kafkaEnv" . }}
 - {name: FLAGGER_TRITON_URL, value: {{ include "ff.tritonUrl" . | quote }}}
 - {name: FLAGGER_VALKEY_URL_FILE, value: /etc/flagger/valkey/{{ .root.Values.valkey.secret.key }}}
 - {name: FLAGGER_MODEL_REPOSITORY, value: /models}
 - {name: FLAGGER_PARTITIONS, value: {{ .root.Values.streamer.partitions | quote }}}
-{{- with .root.Values.aws.region }}
-- {name: AWS_REGION, value: {{ . | quote }}}
+{{- include "ff.settingsEnv" . }}
 {{- end }}
-{{- range $name, $value := .root.Values.settings }}
-{{- if or (hasPrefix "kafka_" $name) (has $name (list "triton_url" "valkey_url" "model_repository" "partitions" "instance" "gateway_keys_file")) }}
-{{- fail (printf "settings.%s: the chart sets it from another value, see values.yaml" $name) }}
-{{- end }}
-- {name: FLAGGER_{{ upper $name }}, value: {{ include "ff.text" $value | quote }}}
-{{- end }}
+
+{{/* The environment of the desk: dict root */}}
+{{- define "ff.deskEnv" -}}
+{{ include "ff.kafkaEnv" . }}
+- {name: FLAGGER_CASE_STORE_URL_FILE, value: /etc/flagger/cases/{{ .root.Values.desk.caseStore.secret.key }}}
+- {name: FLAGGER_DESK_USERS_FILE, value: /etc/flagger/desk/desk-users.json}
+{{- include "ff.settingsEnv" . }}
 {{- end }}
 
 {{- define "ff.mounts" -}}
@@ -108,6 +129,9 @@ capabilities: {drop: [ALL]}
 - {name: valkey, mountPath: /etc/flagger/valkey, readOnly: true}
 {{- if .Values.kafka.secret.name }}
 - {name: kafka, mountPath: /etc/flagger/kafka, readOnly: true}
+{{- end }}
+{{- if .Values.files.configMap }}
+- {name: files, mountPath: /etc/flagger/files, readOnly: true}
 {{- end }}
 {{- end }}
 
@@ -124,6 +148,63 @@ capabilities: {drop: [ALL]}
 - name: kafka
   secret: {secretName: {{ . }}}
 {{- end }}
+{{- with .Values.files.configMap }}
+- name: files
+  configMap: {name: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{/* What a pod of desk or alerts has in common with the others: dict root, component */}}
+{{- define "ff.podHead" -}}
+{{ include "ff.identity" .root }}
+# Kubernetes' own FLAGGER_..._SERVICE_HOST would be refused as unknown settings.
+enableServiceLinks: false
+terminationGracePeriodSeconds: 60
+securityContext:
+  {{- include "ff.podSecurity" 10001 | nindent 2 }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Image and rights of such a container: dict root */}}
+{{- define "ff.container" -}}
+image: {{ include "ff.image" .root }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+securityContext:
+  {{- include "ff.containerSecurity" . | nindent 2 }}
+{{- end }}
+
+{{/* Where such a pod runs: dict root, component, values */}}
+{{- define "ff.placement" -}}
+topologySpreadConstraints:
+  {{- include "ff.spread" . | nindent 2 }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Probes of a consumer with --metrics-port */}}
+{{- define "ff.consumerProbes" -}}
+startupProbe:
+  httpGet: {path: /healthz, port: metrics}
+  periodSeconds: 5
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /healthz, port: metrics}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: metrics}
+  periodSeconds: 5
+  timeoutSeconds: 5
 {{- end }}
 
 {{/* The image's compiled kernels, copied where they can be added to on another processor. */}}
