@@ -5,6 +5,8 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN = $(UV) run --locked --
+# Each has a stack of its own: 1 GB. Most of the tests' time is waiting, so two do for two cores.
+TEST_WORKERS ?= 2
 REFERENCE_DATA = --customers 4000 --terminals 6000 --days 90 --seed 2026
 
 help:  ## Show this list
@@ -24,7 +26,7 @@ up: setup  ## Keep Kafka, Triton and Valkey running until Ctrl-C
 	$(RUN) flagger up $(ARGS)
 
 test: setup  ## Run the tests
-	$(RUN) pytest
+	$(RUN) pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 chaos: setup  ## Kill 100 processes at random under load, prove that nothing is lost (ARGS="--seed 1")
 	$(RUN) pytest -m chaos -q tests/chaos tests/streamer tests/gateway $(ARGS)

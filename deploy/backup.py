@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -24,7 +23,6 @@ from typing import Any
 import msgspec
 
 from deploy.backup_files import (
-    CASES,
     DECISION_PREFIX,
     DECISIONS,
     FORMAT,
@@ -32,7 +30,6 @@ from deploy.backup_files import (
     MANIFEST,
     RECORD_FILES,
     SCAN_COUNT,
-    TIMEOUT_S,
     Manifest,
     case_file,
     sha256,
@@ -51,8 +48,10 @@ def back_up(settings: Settings, folder: Path, *, now: datetime | None = None) ->
     """Write the state into a new folder; streamers and gateways may run meanwhile.
 
     Raises:
-        ConfigurationError: The folder exists, or there is no state of this consumer group.
+        ConfigurationError: The folder exists, there is no state of this consumer group, or the
+            case store has another release's layout.
         StateStoreError: Valkey failed, or holds records of another release.
+        CaseStoreError: The desk's database is away or refuses.
     """
     if folder.exists():
         raise ConfigurationError(f"{folder} exists; a backup is never overwritten. Name another.")
@@ -73,8 +72,8 @@ def back_up(settings: Settings, folder: Path, *, now: datetime | None = None) ->
             for kind, name in RECORD_FILES.items()
         }
         counts[DECISIONS] = _write_decisions(client, unfinished / DECISIONS)
-    if _copy_cases(settings, unfinished / CASES):
-        counts[CASES] = 1
+    case_layout, case_counts = _write_cases(settings, unfinished)
+    counts |= case_counts
     manifest = Manifest(
         format=FORMAT,
         state_version=STATE_VERSION,
@@ -85,6 +84,7 @@ def back_up(settings: Settings, folder: Path, *, now: datetime | None = None) ->
         side_marks=side_marks,
         counts=counts,
         sha256={name: sha256(unfinished / name) for name in counts},
+        case_layout=case_layout,
     )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (unfinished / MANIFEST).write_bytes(text + b"\n")
@@ -139,13 +139,10 @@ def _write_decisions(client: Any, path: Path) -> int:
     return written
 
 
-def _copy_cases(settings: Settings, path: Path) -> bool:
-    source = case_file(settings)
-    if source is None or not source.is_file():
-        return False
-    with (
-        closing(sqlite3.connect(source, timeout=TIMEOUT_S)) as live,
-        closing(sqlite3.connect(path)) as copy,
-    ):
-        live.backup(copy)  # SQLite's own online backup: consistent while the desk writes
-    return True
+def _write_cases(settings: Settings, folder: Path) -> tuple[str, dict[str, int]]:
+    file = case_file(settings)
+    if file is not None and not file.is_file():
+        return "", {}  # nobody uses a desk
+    from deploy.backup_cases import write_cases  # needs the desk's libraries, which may be left out
+
+    return write_cases(settings, folder)

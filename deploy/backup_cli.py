@@ -1,4 +1,4 @@
-"""`flagger backup` and `flagger restore`: the entity state as a folder of checked files."""
+"""`flagger backup` and `flagger restore`: state and cases as a folder of checked files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["backup", "restore_command"]
 
 def _told(manifest: Manifest) -> str:
     counts = manifest.counts
-    cases = "; the desk's cases" if "cases.sqlite" in counts else ""
+    cases = f", {counts['cases.jsonl']:,} cases" if manifest.case_layout else ", no case store"
     return (
         f"{counts['customers.bin']:,} customers, {counts['terminals.bin']:,} terminals, "
         f"{counts['decisions.msgpack']:,} stored decisions{cases}; complete up to offsets "
@@ -27,9 +27,9 @@ def _told(manifest: Manifest) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def backup(folder: Path) -> None:
-    """Write the state in Valkey (and cases in SQLite) to a new FOLDER, while everything runs.
+    """Write the state in Valkey and the desk's cases to a new FOLDER, while everything runs.
 
-    Kafka, the model repository and a PostgreSQL of cases are backed up by their own means.
+    Kafka, the model repository and the files of keys and users are backed up by their own means.
     """
     click.echo(f"{folder}: {_told(back_up(resolve_settings(), folder))}")
 
@@ -40,7 +40,7 @@ def backup(folder: Path) -> None:
     "--new-log", is_flag=True, help="Kafka's log is gone too: begin with a new one after this."
 )
 def restore_command(folder: Path, new_log: bool) -> None:
-    """Bring a backup's state into an empty Valkey database; checks it first.
+    """Bring a backup into an empty Valkey database and an empty case store; checks it first.
 
     Start the streamers afterwards: they read the log from where the backup ends, and write no
     decision twice.

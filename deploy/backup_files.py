@@ -2,8 +2,9 @@
 
 A backup is a folder: `customers.bin` and `terminals.bin` (records as they stand in Valkey, one
 after the other), `decisions.msgpack` (the gateway's stored decisions with their expiry),
-`cases.sqlite` (the review desk's cases, where they are in SQLite), and `manifest.json` (versions,
-counts, SHA-256 of each file, and the marks: up to which offset the state includes the log).
+`cases.jsonl`, `case_events.jsonl` and `labels_outbox.jsonl` (the review desk's tables, a row a
+line, where there is a desk), and `manifest.json` (versions, counts, SHA-256 of each file, and the
+marks: up to which offset the state includes the log).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flagger.settings import Settings
 from flagger.state.store import Kind
 
 __all__ = [
-    "CASES",
+    "CASE_FILES",
     "DECISIONS",
     "DECISION_PREFIX",
     "FORMAT",
@@ -37,12 +38,17 @@ __all__ = [
     "state_client",
 ]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 RECORD_FILES: dict[Kind, str] = {"customer": "customers.bin", "terminal": "terminals.bin"}
 DECISIONS = "decisions.msgpack"
 """Entries of (key, expiry in epoch milliseconds, value), each after its length in 4 bytes."""
-CASES = "cases.sqlite"
+CASE_FILES = {
+    "cases": "cases.jsonl",
+    "case_events": "case_events.jsonl",
+    "labels_outbox": "labels_outbox.jsonl",
+}
+"""Table of the case store -> file; each table behind those that it refers to."""
 DECISION_PREFIX = b"ff:d:"
 """Keys of the gateway's stored decisions; see `gateway/state.py`."""
 LENGTH_BYTES = 4
@@ -65,6 +71,7 @@ class Manifest(msgspec.Struct, frozen=True):
         side_marks: Topic of a side log -> the same for the terminals' records.
         counts: File -> records in it.
         sha256: File -> checksum, hexadecimal.
+        case_layout: Alembic revision of the cases' tables; empty: there are no cases.
     """
 
     format: int
@@ -76,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True):
     side_marks: dict[str, int]
     counts: dict[str, int]
     sha256: dict[str, str]
+    case_layout: str = ""
 
 
 @contextmanager

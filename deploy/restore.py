@@ -1,10 +1,12 @@
-"""Bring a backup into an empty Valkey; what it is: `backup_files`, why it holds: `backup`."""
+"""Bring a backup into an empty Valkey and an empty case store.
+
+What a backup is: `backup_files`; why it holds: `backup`.
+"""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy.backup_files import (
-    CASES,
     DECISIONS,
     FORMAT,
     LENGTH_BYTES,
@@ -21,7 +22,6 @@ from deploy.backup_files import (
     RECORD_FILES,
     SCAN_COUNT,
     Manifest,
-    case_file,
     sha256,
     state_client,
 )
@@ -36,7 +36,7 @@ _decisions = msgspec.msgpack.Decoder(tuple[bytes, int, bytes])
 
 
 def restore(settings: Settings, folder: Path, *, new_log: bool = False) -> Manifest:
-    """Bring a backup into an empty Valkey database (and an absent SQLite file of cases).
+    """Bring a backup into an empty Valkey database and its cases into an empty case store.
 
     Args:
         settings: Where to.
@@ -46,7 +46,9 @@ def restore(settings: Settings, folder: Path, *, new_log: bool = False) -> Manif
 
     Raises:
         DataError: The backup is damaged, unfinished or of another release's layout.
-        ConfigurationError: There is state already, or it is another group's backup.
+        ConfigurationError: There is state or there are cases already, it is another group's
+            backup, or the case store's tables are not there yet.
+        CaseStoreError: The desk's database is away or refuses.
     """
     manifest = _read_manifest(folder)
     if manifest.consumer_group != settings.consumer_group:
@@ -54,13 +56,25 @@ def restore(settings: Settings, folder: Path, *, new_log: bool = False) -> Manif
             f"{folder} is of the consumer group {manifest.consumer_group}, these settings are of "
             f"{settings.consumer_group}: set FLAGGER_CONSUMER_GROUP."
         )
-    cases = case_file(settings)
-    if CASES in manifest.counts and (cases is None or cases.exists()):
-        raise ConfigurationError(
-            f"The backup has cases, but FLAGGER_CASE_STORE_URL names "
-            f"{'no SQLite file' if cases is None else f'{cases}, which exists'}. Move it away, or "
-            f"name a new file."
-        )
+    # Cases are checked first and stay last: what fails between leaves their store empty.
+    with _restored_cases(settings, folder, manifest):
+        _restore_state(settings, folder, manifest, new_log=new_log)
+    return manifest
+
+
+def _restored_cases(
+    settings: Settings, folder: Path, manifest: Manifest
+) -> AbstractContextManager[None]:
+    if not manifest.case_layout:
+        return nullcontext()
+    from deploy.backup_cases import (  # needs the desk's libraries, which may be left out
+        restored_cases,
+    )
+
+    return restored_cases(settings, folder, manifest)
+
+
+def _restore_state(settings: Settings, folder: Path, manifest: Manifest, *, new_log: bool) -> None:
     group = settings.consumer_group
     store = StateStore(settings.valkey_url or "")
     with closing(store), state_client(settings) as client:
@@ -80,10 +94,6 @@ def restore(settings: Settings, folder: Path, *, new_log: bool = False) -> Manif
         if not new_log:
             store.write_marks(f"{group}:side-logs", manifest.side_marks, claim)
             store.write_marks(group, manifest.marks, claim)
-    if CASES in manifest.counts and cases is not None:
-        cases.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / CASES, cases)
-    return manifest
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -53,8 +53,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scale": ("deploy.scaling_cli:scale", "Compute what a rate needs, and what breaks first."),
     "smoke": ("deploy.smoke_cli:smoke", "Check that a deployment decides, once each."),
     "decisions": ("deploy.aws.decisions_cli:decisions", "Look up decisions in DynamoDB."),
-    "backup": ("deploy.backup_cli:backup", "Write the state to a folder while everything runs."),
-    "restore": ("deploy.backup_cli:restore_command", "Bring a backup into an empty Valkey."),
+    "backup": ("deploy.backup_cli:backup", "Write state and cases to a folder, while all runs."),
+    "restore": ("deploy.backup_cli:restore_command", "Bring a backup into empty databases."),
     "health": ("deploy.health_cli:health", "Ask a service for its health, for probes."),
 }
 

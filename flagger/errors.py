@@ -14,6 +14,7 @@
     ├── CaseStoreError          retry: the desk's database is down, slow or of another release
     ├── SchemaRegistryError     end and start again: the registry did not tell a schema
     ├── StackError              a process of the embedded stack did not start, answer or stop
+    │   └── BrokerAwayError         retry: Kafka does not answer, or not yet in full
     ├── ClusterError            a Dask cluster for training is away, or lost its workers
     ├── GrafanaError            Grafana is away, denies the token or refuses a board
     └── PublishError            an export was refused: parity, checksum or layout is wrong
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 __all__ = [
     "BadMessageError",
+    "BrokerAwayError",
     "CaseStoreError",
     "ClusterError",
     "ConfigurationError",
@@ -174,6 +176,10 @@ class StackError(FlaggerError):
     """A process of the embedded stack did not start, answer in time, or stop."""
 
     exit_code = 7
+
+
+class BrokerAwayError(StackError):
+    """Kafka does not answer, or cannot do yet what it is asked for; trying again may help."""
 
 
 class PublishError(FlaggerError):

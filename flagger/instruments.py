@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-__all__ = ["Instruments"]
+__all__ = ["SCORE_BUCKETS", "Instruments"]
+
+SCORE_BUCKETS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+    *(0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
+)
+"""For scores, 0 to 1, of both doors: most payments are near 0, thresholds lie above."""
 
 
 class Instruments:

@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     state_flush_interval_ms: int = Field(default=1_000, ge=10)
     """How often changed entity records are written to Valkey."""
 
+    start_patience_s: int = Field(default=300, ge=0)
+    """How long a streamer waits at its start for Kafka and Valkey before it ends with an error.
+    Meanwhile it is alive and not ready. Wrong credentials end it at once."""
+
     max_customers_in_memory: int = Field(default=1_000_000, ge=1_000)
     """Customers that one streamer keeps in memory, about 1 KiB each; others come from Valkey."""
 
@@ -143,6 +147,11 @@ class Settings(BaseSettings):
     postgresql+psycopg://user:password@host/database (better as FLAGGER_CASE_STORE_URL_FILE)."""
     desk_claim_minutes: int = Field(default=15, ge=1, le=1_440)
     """How long a case stays with the analyst who claimed it; then others may take it."""
+    desk_history_payments: int = Field(default=20, ge=0, le=100)
+    """Newest payments of each customer and terminal, flagged or not, that the desk keeps in Valkey
+    to show beside a case; 0: none, and the desk needs no Valkey."""
+    desk_history_days: int = Field(default=30, ge=1, le=400)
+    """How long these are kept after the last of them."""
     desk_users_file: Path = Path("desk-users.json")
     """The desk's users with hashed passwords; `flagger desk add-user` writes it."""
     desk_session_hours: int = Field(default=10, ge=1, le=168)

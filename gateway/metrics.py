@@ -18,6 +18,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from flagger.instruments import SCORE_BUCKETS
 from flagger.policy import DECISIONS as DECISION_WORDS
 
 __all__ = ["METRICS", "STAGES", "GatewayMetrics", "MetricSpec"]
@@ -79,6 +80,13 @@ DECISIONS = MetricSpec(
     "",
     "Decisions made and in the log; repeats are not counted.",
     ("decision", "decision_source"),
+)
+SCORE = MetricSpec(
+    "flagger_gateway_score",
+    "histogram",
+    "",
+    "Scores of what was decided here by a model; repeats are not counted.",
+    buckets=SCORE_BUCKETS,
 )
 ERRORS = MetricSpec(
     "flagger_gateway_errors_total",
@@ -148,7 +156,7 @@ CANARY_STOPPED = MetricSpec(
 )
 
 METRICS = (
-    *(REQUEST_SECONDS, STAGE_SECONDS, DECISIONS, ERRORS, RESPONSES),
+    *(REQUEST_SECONDS, STAGE_SECONDS, DECISIONS, SCORE, ERRORS, RESPONSES),
     *(IN_FLIGHT, BREAKER_OPEN, MODEL_INFO, BRAKED, BRAKE_ENGAGED, RULEBOOK_REFUSED),
     *(CANARY_DECISIONS, CANARY_FAILURES, CANARY_STOPPED),
 )
@@ -169,7 +177,8 @@ class GatewayMetrics:
             outcome: request.labels(outcome) for outcome in ("decided", "replayed", "problem")
         }
         self.stage_seconds = {name: stage.labels(name) for name in STAGES}
-        self.decisions = cast("Counter", self._make(DECISIONS))
+        self._decisions = cast("Counter", self._make(DECISIONS))
+        self._score = cast("Histogram", self._make(SCORE))
         self.errors = cast("Counter", self._make(ERRORS))
         self.in_flight = cast("Gauge", self._make(IN_FLIGHT))
         self.responses = cast("Counter", self._make(RESPONSES))
@@ -184,6 +193,12 @@ class GatewayMetrics:
         self.canary_failures = cast("Counter", self._make(CANARY_FAILURES))
         self.canary_stopped = cast("Counter", self._make(CANARY_STOPPED))
         self._model_info = cast("Gauge", self._make(MODEL_INFO))
+
+    def count_decision(self, decision: str, decision_source: str, score: float | None) -> None:
+        """Count a decision that is in the log; `score` is None where no model was asked."""
+        self._decisions.labels(decision, decision_source).inc()
+        if score is not None:
+            self._score.observe(score)
 
     def set_model(self, model: str, version: str) -> None:
         """Show which model version is asked from now on."""

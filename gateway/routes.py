@@ -11,14 +11,14 @@ from starlette.responses import Response
 from gateway import openapi
 from gateway.routes_data import decision, feedback, models, refresh_models
 from gateway.routes_ops import healthz, metrics, readyz
-from gateway.routes_score import score, score_batch
+from gateway.routes_score import SCORE_PATH, score, score_batch
 
 __all__ = ["ROUTES", "Route"]
 
 Route = tuple[str, str, Callable[[Request], Awaitable[Response]], dict[str, Any]]
 
 ROUTES: tuple[Route, ...] = (
-    ("POST", "/v1/score", score, openapi.SCORE),
+    ("POST", SCORE_PATH, score, openapi.SCORE),
     ("POST", "/v1/score/batch", score_batch, openapi.BATCH),
     ("GET", "/v1/decisions/{transaction_id:path}", decision, openapi.DECISION),
     ("POST", "/v1/feedback", feedback, openapi.FEEDBACK),

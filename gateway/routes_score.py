@@ -9,13 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flagger.wire.limits import MAX_MESSAGE_BYTES
-from gateway.answers import BatchAnswer, BatchItem
+from gateway.answers import Answer, BatchAnswer, BatchItem
 from gateway.deadline import Deadline, Stopwatch
 from gateway.door import Door, answer_or_problem, deadline_of, json, read_body
 from gateway.problems import ProblemError
 
-__all__ = ["MAX_BATCH", "MAX_BATCHES", "score", "score_batch"]
+__all__ = ["MAX_BATCH", "MAX_BATCHES", "SCORE_PATH", "score", "score_batch"]
 
+SCORE_PATH = "/v1/score"
 MAX_BATCH = 100
 """Most transactions of one batch: they share its deadline of half a second."""
 MAX_BATCHES = 2
@@ -41,11 +42,11 @@ async def score(request: Request) -> Response:
     door.in_flight += 1
     try:
         if door.tracing is None:
-            response = await answer_or_problem(door, "/v1/score", _score(request, door, stopwatch))
+            response = await answer_or_problem(door, SCORE_PATH, _score(request, door, stopwatch))
         else:
-            with door.tracing.request("POST /v1/score", request.headers) as span:
+            with door.tracing.request(f"POST {SCORE_PATH}", request.headers) as span:
                 work = _score(request, door, stopwatch)
-                response = await answer_or_problem(door, "/v1/score", work)
+                response = await answer_or_problem(door, SCORE_PATH, work)
                 door.tracing.add_stages(span, stopwatch.laps_s)
     finally:
         door.in_flight -= 1
@@ -72,7 +73,7 @@ async def _score(request: Request, door: Door, stopwatch: Stopwatch) -> Response
     if reply.is_replay:
         headers["Idempotent-Replayed"] = "true"
     else:
-        door.metrics.decisions.labels(reply.answer.decision, reply.answer.decision_source).inc()
+        _count(door, reply.answer)
     if request.query_params.get("stages") == "1":
         reply.answer.stages_ms = {stage: round(s * 1000, 3) for stage, s in stopwatch.laps_s}
     return json(reply.answer, headers=headers)
@@ -117,5 +118,9 @@ async def _decide_one(door: Door, raw: bytes, deadline: Deadline) -> BatchItem:
         door.metrics.errors.labels(error.kind).inc()
         return BatchItem(status=error.problem.status, problem=error.problem)
     if not reply.is_replay:
-        door.metrics.decisions.labels(reply.answer.decision, reply.answer.decision_source).inc()
+        _count(door, reply.answer)
     return BatchItem(status=200, answer=reply.answer)
+
+
+def _count(door: Door, answer: Answer) -> None:
+    door.metrics.count_decision(answer.decision, answer.decision_source, answer.score)

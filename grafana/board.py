@@ -27,7 +27,10 @@ _RESTARTS = (
     'changes(process_start_time_seconds{job=~"flagger-.*"}[1m]) > 0 '
     "or resets(flagger_streamer_consumed_total[1m]) > 0"
 )
-_SWITCHES = "flagger_gateway_model_info unless flagger_gateway_model_info offset 1m"
+_SWITCHES = (
+    "flagger_gateway_model_info unless flagger_gateway_model_info offset 1m "
+    'or flagger_streamer_model_info{role="live"} unless flagger_streamer_model_info offset 1m'
+)
 
 
 def _variable(name: str, label: str, query: str) -> dashboard.QueryVariable:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import (
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    timeseries,
+)
 from grafana_foundation_sdk.models.common import (
     BigValueGraphMode,
     GraphThresholdsStyleMode,
@@ -15,8 +22,10 @@ from grafana_foundation_sdk.models.common import (
     VisibilityMode,
 )
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, Threshold, ThresholdsMode
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-__all__ = ["DATASOURCE", "QUANTILES", "number", "quantiles", "series"]
+__all__ = ["DATASOURCE", "QUANTILES", "buckets", "number", "quantiles", "series"]
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 """The Prometheus that the viewer picks on the board."""
@@ -132,4 +141,49 @@ def number(
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .thresholds(_thresholds(warning, critical))
         .targets(list(_targets([(query, title)])))
+    )
+
+
+def buckets(
+    title: str, description: str, unit: str, query: str, *, width: int = ROW_UNITS // 2
+) -> heatmap.Panel:
+    """Return a heat map of a histogram over time: the darker, the more fell between two bounds.
+
+    Args:
+        title: What is drawn.
+        description: What it means and what to do about it.
+        unit: Grafana's name of the bounds' unit.
+        query: Gives one series for each bound, by `le`.
+        width: Columns of 24.
+    """
+    return (
+        heatmap.Panel()
+        .title(title)
+        .description(description)
+        .unit(unit)
+        .span(width)
+        .height(8)
+        .datasource(DATASOURCE)
+        .calculate(False)
+        # Exponential: the rare high scores are to be seen beside the many low ones.
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(HeatmapColorMode.SCHEME)
+            .scheme("Blues")
+            .scale(HeatmapColorScale.EXPONENTIAL)
+            .exponent(0.3)
+            .steps(64)
+        )
+        .filter_values(heatmap.FilterValueRange().le(1e-9))
+        .cell_gap(1)
+        .mode(TooltipDisplayMode.SINGLE)
+        .targets(
+            [
+                prometheus.Dataquery()
+                .expr(query)
+                .legend_format("{{le}}")
+                .format(PromQueryFormat.HEATMAP)
+                .ref_id("A")
+            ]
+        )
     )

@@ -1,6 +1,7 @@
 """`latency-<rate>`: from a transaction's production to its decision at a read-committed reader.
 
-One streamer, a constant rate. What is sent in the first seconds only warms up: the JVM compiles,
+One streamer, a constant rate, and before it the floor: bare transactions on the same broker,
+without a streamer. What is sent in the first seconds only warms up: the JVM compiles,
 the state fills. What it does not show: a network between the parts, and other load on the broker.
 """
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.settings import Settings
+from loadtest.bare_transaction import measure_bare_transactions
 from loadtest.bench_result import BenchResult
 from loadtest.observe import DecisionFollower, wait_for_decided
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
@@ -53,6 +55,12 @@ def bench_latency(
     with LocalStack(out / "stack", model_repository=repository, fresh=True) as stack:
         settings = stack.settings(Settings())
         ensure_topics(settings)
+        on_step("bare transactions")
+        bare = measure_bare_transactions(settings)
+        for name, values_ms in (("commit", bare.commit_ms), ("produced to read", bare.read_ms)):
+            for point in (50, 99):
+                value = float(np.percentile(values_ms, point))
+                result.add(f"bare transaction, {name} p{point}", value, "ms")
         (port,) = free_ports(1)
         metrics = f"http://127.0.0.1:{port}/metrics"
         command = ["stream", "--metrics-port", str(port)]

@@ -39,6 +39,7 @@ class Services:
         # A server may write its title over the command line that the system shows.
         self._servers: dict[str, Server] = dict(stack._servers)  # noqa: SLF001
         self._again: set[str] = set()
+        self._killed: dict[str, tuple[dict[str, str], Path]] = {}
         self._waits: dict[str, Callable[[Server], None]] = {
             "kafka": lambda server: wait_for_kafka(server, addresses.kafka_bootstrap_servers),
             "triton": lambda server: wait_for_triton(server, addresses.triton_url),
@@ -54,7 +55,7 @@ class Services:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for name in self._again:
+        for name in self._again - self._killed.keys():
             self._servers[name].stop()
 
     def pause(self, name: str, seconds: float) -> None:
@@ -72,17 +73,29 @@ class Services:
 
         Call it from a thread that lives as long as the server may.
         """
+        self.kill(name)
+        time.sleep(away_s)
+        self.start_again(name)
+
+    def kill(self, name: str) -> None:
+        """Kill a server with SIGKILL."""
         old = self._servers[name]
         process = psutil.Process(old.pid)
-        environment, folder = process.environ(), Path(process.cwd())
-        words: Any = old._process.args  # noqa: SLF001
-        command: list[str] = words[_LAUNCHER_WORDS:]
+        self._killed[name] = process.environ(), Path(process.cwd())
         family = [process, *process.children(recursive=True)]  # Triton's backends are processes
         for each in family:
             each.kill()
         old.stop()  # it has ended; this takes note
         psutil.wait_procs(family[1:], timeout=5)
-        time.sleep(away_s)
+
+    def start_again(self, name: str) -> None:
+        """Start a killed server where it was, and wait until it answers.
+
+        Call it from a thread that lives as long as the server may.
+        """
+        environment, folder = self._killed.pop(name)
+        words: Any = self._servers[name]._process.args  # noqa: SLF001
+        command: list[str] = words[_LAUNCHER_WORDS:]
         server = Server(
             name.capitalize(),
             command,

@@ -14,8 +14,11 @@ import numpy as np
 import pyarrow as pa
 import valkey
 import xgboost as xgb
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from flagger.errors import FlaggerError, StackError
+from flagger.kafka import client_config
 from flagger.models import live_version, load_version
 from flagger.settings import Settings
 from loadtest.crash_check import CrashVerdict, check, distance_to_end
@@ -29,6 +32,7 @@ __all__ = ["CrashWorld", "wait_until"]
 TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 PARTITIONS = 4
 _POLL_S = 0.1
+_ANSWER_S = 10.0
 _RESTART_PAUSE_S = 0.5
 """What a supervisor waits before it starts a streamer that ended by itself again."""
 
@@ -135,9 +139,10 @@ class CrashWorld:
         point: str | None = None,
         nth: int = 1,
         how: signal.Signals = signal.SIGKILL,
+        **changes: Any,
     ) -> CrashingStreamer:
-        """Start a streamer; with a point it kills or stops itself there."""
-        settings = self.settings.model_copy(update={"instance": instance})
+        """Start a streamer, with changed settings; with a point it kills or stops itself there."""
+        settings = self.settings.model_copy(update={"instance": instance, **changes})
         log = self._folder / f"streamer-{instance}.log"
         streamer = CrashingStreamer(settings, log, point=point, nth=nth, how=how)
         self._streamers.append(streamer)
@@ -150,6 +155,16 @@ class CrashWorld:
         self.restarts += 1
         time.sleep(_RESTART_PAUSE_S)
         return self.start(instance)
+
+    def members(self) -> int:
+        """Return how many streamers have partitions now; 0 while the broker cannot say."""
+        admin = AdminClient(client_config(self.settings))
+        group = self.settings.consumer_group
+        try:
+            found = admin.describe_consumer_groups([group])[group].result(_ANSWER_S)
+        except KafkaException:  # it has just started, or nobody has joined yet
+            return 0
+        return sum(bool(member.assignment.topic_partitions) for member in found.members)
 
     def decisions(self) -> list[bytes]:
         """Return what a reader of committed messages finds on the decisions topic."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +15,13 @@ from flagger.health import Health, serve_health
 from flagger.service import log_to_stderr, metrics_options, until_stopped
 from flagger.settings import Settings, load_settings
 
+if TYPE_CHECKING:  # at run time each command imports what it needs
+    from review.history_consumer import HistoryThread
+    from review.metrics import DeskMetrics
+
 __all__ = ["desk"]
+
+logger = logging.getLogger(__name__)
 
 
 @click.group()
@@ -51,9 +59,22 @@ def consume(metrics_port: int, metrics_host: str) -> None:
     metrics.show_waiting(health)
     if metrics_port:
         serve_health(health, metrics.registry, metrics_host, metrics_port)
+    history = _history(settings, metrics, health)
     click.echo(f"storing {settings.alerts_topic} in the case store; stop with Ctrl-C", err=True)
     life = CaseLife(engine, _now_ms, settings.desk_claim_minutes * 60_000)
-    DeskConsumer(settings, CaseStore(engine), life, metrics, health, keep_going=keep_going).run()
+    try:
+        DeskConsumer(
+            settings,
+            CaseStore(engine),
+            life,
+            metrics,
+            health,
+            keep_going=keep_going,
+            side_thread=history,
+        ).run()
+    finally:
+        if history is not None:
+            history.close()
 
 
 @desk.command()
@@ -96,8 +117,26 @@ def remove_user(name: str) -> None:
     click.echo(f"{name} is no longer in {users.path}")
 
 
+def _history(settings: Settings, metrics: DeskMetrics, health: Health) -> HistoryThread | None:
+    """Start to keep the newest payments, where there is a Valkey for them."""
+    from review.history import PaymentHistory
+    from review.history_consumer import HistoryThread
+
+    kept = settings.desk_history_payments
+    if not kept:
+        return None
+    if settings.valkey_url is None:
+        logger.warning(
+            "Cases are shown without the payments around them that were approved: "
+            "FLAGGER_VALKEY_URL is not set. FLAGGER_DESK_HISTORY_PAYMENTS=0 ends this warning."
+        )
+        return None
+    history = PaymentHistory(settings.valkey_url, kept, settings.desk_history_days)
+    return HistoryThread(settings, history, metrics, health)
+
+
 def _with_kafka(settings: Settings) -> Settings:
-    """Fill in the embedded broker's address; the desk needs neither Triton nor Valkey."""
+    """Fill in the embedded stack's addresses, where Kafka's is not set."""
     return settings if settings.kafka_bootstrap_servers else fill_addresses(settings)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -24,7 +24,7 @@ from review.metrics import DeskMetrics
 from review.relay import LabelRelay, LabelThread
 from review.store import MAX_ROWS, CaseStore, Flag
 
-__all__ = ["DeskConsumer", "group_of"]
+__all__ = ["DeskConsumer", "consumer_config", "group_of", "stay_in_group"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,41 @@ def group_of(settings: Settings) -> str:
     return f"{settings.consumer_group}-desk"
 
 
+def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
+    """Return how the desk reads a topic: what is committed, from the oldest message on."""
+    return client_config(settings) | {
+        "group.id": group,
+        # A restart under the same name takes its partitions over at once.
+        "group.instance.id": f"desk-{settings.instance}",
+        "session.timeout.ms": _SESSION_MS,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "range",
+        "fetch.wait.max.ms": _FETCH_WAIT_MS,
+        "topic.metadata.refresh.interval.ms": _TOPIC_REFRESH_MS,
+    }
+
+
+def stay_in_group(consumer: Consumer, wait_s: float) -> None:
+    """Wait without leaving the group, taking no message: the ones in hand come first."""
+    consumer.pause(consumer.assignment())
+    message = consumer.poll(wait_s)
+    if message is not None and message.error() is None:
+        # Of a partition that became ours just now and was not paused: it is read again.
+        where = TopicPartition(message.topic(), message.partition(), message.offset())
+        consumer.seek(where)
+    consumer.resume(consumer.assignment())
+
+
+class SideThread(Protocol):
+    """A thread that works beside the consumer."""
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended it against its will."""
+
+
 class DeskConsumer:
     """Stores flags, sends labels, gives back expired claims; several share the partitions.
 
@@ -58,6 +93,7 @@ class DeskConsumer:
         life: Gives back expired claims.
         keep_going: Asked in every round; False ends `run`.
         clock_ms: Returns the current time, epoch milliseconds.
+        side_thread: What else this process does; if it fails, `run` does.
     """
 
     def __init__(
@@ -70,7 +106,9 @@ class DeskConsumer:
         *,
         keep_going: Callable[[], bool] = lambda: True,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        side_thread: SideThread | None = None,
     ) -> None:
+        self._side_thread = side_thread
         self._settings = settings
         self._store = store
         self._life = life
@@ -81,21 +119,7 @@ class DeskConsumer:
         self._kept_up_s = 0.0
         relay = LabelRelay(settings, store, metrics, clock_ms)
         self._labels = LabelThread(relay, metrics, health)
-        self._consumer = Consumer(
-            client_config(settings)
-            | {
-                "group.id": group_of(settings),
-                # A restart under the same name takes its partitions over at once.
-                "group.instance.id": f"desk-{settings.instance}",
-                "session.timeout.ms": _SESSION_MS,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "partition.assignment.strategy": "range",
-                "fetch.wait.max.ms": _FETCH_WAIT_MS,
-                "topic.metadata.refresh.interval.ms": _TOPIC_REFRESH_MS,
-            }
-        )
+        self._consumer = Consumer(consumer_config(settings, group_of(settings)))
 
     def run(self) -> None:
         """Work until `keep_going` says no.
@@ -109,8 +133,9 @@ class DeskConsumer:
         try:
             while self._keep_going():
                 self._health.came_round()
-                if self._labels.failure is not None:
-                    raise self._labels.failure
+                for thread in (self._labels, self._side_thread):
+                    if thread is not None and thread.failure is not None:
+                        raise thread.failure
                 self._take(self._poll())
                 self._keep_up()
         finally:
@@ -181,7 +206,7 @@ class DeskConsumer:
                 self._trouble(error)
                 if not self._keep_going():
                     return False
-                self._stay_in_group()
+                stay_in_group(self._consumer, _RETRY_S)
             else:
                 break
         self._health.goes_on("case_store")
@@ -199,13 +224,6 @@ class DeskConsumer:
         if not self._health.is_waiting_for("case_store"):
             logger.error("%s", error)
         self._health.waits("case_store", str(error))
-
-    def _stay_in_group(self) -> None:
-        """Wait a moment without leaving the group, taking no more messages."""
-        assigned: list[Any] = self._consumer.assignment()
-        self._consumer.pause(assigned)
-        self._consumer.poll(_RETRY_S)
-        self._consumer.resume(self._consumer.assignment())
 
     def _keep_up(self) -> None:
         if time.monotonic() - self._kept_up_s < _KEEP_UP_S:

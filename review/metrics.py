@@ -12,8 +12,9 @@ from review.tables import State
 
 __all__ = ["PARTS", "DeskMetrics"]
 
-PARTS = ("alerts", "case_store", "labels")
-"""What the desk's consumer may wait for: Kafka's alerts, the database, Kafka for labels."""
+PARTS = ("alerts", "case_store", "labels", "history")
+"""What the desk's consumer may wait for: Kafka's alerts, the database, Kafka for labels, Valkey for
+the newest payments."""
 _STORED_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60, 300, 3_600)
 """Two seconds is what an analyst is promised; an hour is what it takes after an outage."""
 
@@ -35,6 +36,12 @@ class DeskMetrics:
         self.label_errors = counter("label_errors", "Labels that Kafka did not take; tried again")
         self.labels_waiting = gauge("labels_waiting", "Labels that are not sent yet")
         self.expired = counter("claims_expired", "Claims that ran out; the cases are free again")
+        self.history_payments = counter(
+            "history_payments", "Payments put into the lists of customers and terminals"
+        )
+        self.history_unreadable = counter(
+            "history_unreadable", "Messages of the transactions topic that these lists leave out"
+        )
         self.lag = gauge("lag_messages", "Alerts that are not stored yet, of our partitions")
         self.cases = gauge("cases", "Cases in the store", "state")
         self.oldest_new_s = gauge(

@@ -3,7 +3,11 @@
 A row's terminal features count what happened at its terminal, in any partition, until about
 `label_delay` before it. They are the same on every run only if those transactions have been
 processed by then. Rows are therefore held while they are too far ahead of the slowest partition
-that is not finished. In live traffic nothing is ever held: the partitions are seconds apart.
+that is not finished, whoever reads it. In live traffic nothing is ever held: the partitions are
+seconds apart.
+
+Streamers that wait for each other cannot all wait: the partition that is furthest behind is never
+held, and `group_progress` shows all of them where it is, by its next message.
 """
 
 from __future__ import annotations
@@ -44,11 +48,19 @@ class Aligner:
     Args:
         label_delay_ms: To begin with.
         unfinished: Returns the partitions that have unread messages, or had some a moment ago.
+        others_slowest_ms: Returns the oldest event time that other streamers have not processed
+            yet in their partitions; None: nothing is left.
     """
 
-    def __init__(self, label_delay_ms: int, unfinished: Callable[[], set[int]]) -> None:
+    def __init__(
+        self,
+        label_delay_ms: int,
+        unfinished: Callable[[], set[int]],
+        others_slowest_ms: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self.label_delay_ms = label_delay_ms
         self._unfinished = unfinished
+        self._others_slowest_ms = others_slowest_ms
         self._released_ms: dict[int, int] = {}
         self._limit_ms = _NEVER
         self._held: list[Segment] = []
@@ -77,6 +89,8 @@ class Aligner:
     def slowest_ms(self, ready: list[Segment]) -> int | None:
         """Return the event time before which everything is processed in all partitions.
 
+        Those of other streamers count too.
+
         None where no partition has work left but what was processed already.
 
         Args:
@@ -90,7 +104,8 @@ class Aligner:
                 first.setdefault(p, int(times[np.argmax(partitions == p)]))
         for p in self._unfinished() - first.keys():
             first[p] = self._released_ms.get(p, _NEVER)
-        return min(first.values(), default=None)
+        others_ms = self._others_slowest_ms()
+        return min([*first.values(), *([] if others_ms is None else [others_ms])], default=None)
 
     def offer(self, segment: Segment | None) -> list[Segment]:
         """Take a new segment, if any, and return what may be processed now."""

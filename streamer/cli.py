@@ -12,7 +12,7 @@ from flagger.service import log_to_stderr, metrics_options, until_stopped
 from streamer.health import Health, serve_health
 from streamer.metrics import StreamerMetrics
 from streamer.pipeline import Pipeline
-from streamer.topics import ensure_topics
+from streamer.start import wait_for_services
 
 __all__ = ["stream"]
 
@@ -31,11 +31,14 @@ def stream(metrics_port: int, metrics_host: str) -> None:
     settings = resolve_settings()
     repository = settings.model_repository
     model = load_version(repository, live_version(repository))
-    ensure_topics(settings)
     keep_going = until_stopped()
     metrics, health = StreamerMetrics(), Health()
     if metrics_port:
+        metrics.show_waiting(health)
         serve_health(health, metrics.registry, metrics_host, metrics_port)
+    wait_for_services(settings, health, keep_going=keep_going)
+    if not keep_going():
+        return
     click.echo(
         f"streaming {settings.transactions_topic} with {settings.streamer_model} "
         f"version {model.version}; stop with Ctrl-C",

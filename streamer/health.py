@@ -10,8 +10,8 @@ from flagger.health import Health as ServiceHealth
 
 __all__ = ["PARTS", "STUCK_S", "Health", "serve_health"]
 
-PARTS = ("partitions", "triton", "valkey")
-"""What a streamer may wait for."""
+PARTS = ("kafka", "partitions", "triton", "valkey")
+"""What a streamer may wait for; `kafka` at its start."""
 
 
 class Health(ServiceHealth):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from flagger.brakes import CAPS, BrakeLimits, Brakes
-from flagger.instruments import Instruments
+from flagger.instruments import SCORE_BUCKETS, Instruments
 from flagger.live_rulebook import LiveRulebook
 from flagger.policy import DECISIONS
 from flagger.settings import Settings
@@ -40,7 +41,7 @@ class BulkHistogram(Collector):
         self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
         self._sum = 0.0
 
-    def observe_all(self, values: npt.NDArray[np.float64]) -> None:
+    def observe_all(self, values: npt.NDArray[np.floating[Any]]) -> None:
         """Observe each value; a value on a bound belongs to the bucket below it."""
         places = np.searchsorted(self._bounds, values, side="left")
         self._counts += np.bincount(places, minlength=len(self._counts))
@@ -132,6 +133,10 @@ class StreamerMetrics:
             _LATENCY_BUCKETS_S,
         )
         self.registry.register(self.latency_s)
+        self.scores = BulkHistogram(
+            "flagger_streamer_score", "Scores of what was decided here by a model", SCORE_BUCKETS
+        )
+        self.registry.register(self.scores)
         self.commit_s = made.histogram(
             "commit_seconds", "Duration of a Kafka commit", _LATENCY_BUCKETS_S
         )

@@ -134,6 +134,8 @@ class OutputWriter:
         for code, count in enumerate(counts.tolist()):
             self._metrics.decided.labels(DECISIONS[code], verdicts.source).inc(count)
         self._metrics.latency_s.observe_all(latencies_ms / 1000)
+        if scores is not None:
+            self._metrics.scores.observe_all(scores)
         return values
 
     def _send(

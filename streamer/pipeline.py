@@ -104,7 +104,9 @@ class Pipeline:
         self._commits = Commits(
             self._sink, self._source, metrics, interval_ms=settings.latency_target_ms / 2
         )
-        self._aligner = Aligner(model.contract.label_delay_ms, self._source.unfinished)
+        self._aligner = Aligner(
+            model.contract.label_delay_ms, self._source.unfinished, self._source.others_slowest_ms
+        )
         self._tried = TriedModels(model, self._connection, settings, metrics)
         self._rulebook = LiveRulebook(settings.rulebook)
         metrics.show_rulebook(self._rulebook)
@@ -175,6 +177,8 @@ class Pipeline:
         held = self._aligner.held_messages
         ready = self._aligner.offer(segment)
         self._make_known(ready)
+        if ready:  # what has been read and was too far ahead may be due now
+            self._side_logs.apply_due(self._state.engine, self._aligner.stream_clock_ms)
         for part in ready:
             self._batches.process(part)
         if held or self._aligner.held_messages:

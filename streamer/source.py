@@ -13,6 +13,7 @@ from flagger.errors import BadMessageError, StackError
 from flagger.kafka import client_config, is_fatal
 from flagger.settings import Settings
 from flagger.tracing import traceparent_of
+from streamer.group_progress import GroupProgress
 from streamer.log_ends import LogEnds
 from streamer.payloads import PayloadReader
 from streamer.segments import Polled
@@ -74,10 +75,12 @@ class TransactionSource:
         self._on_lost = on_lost
         self._next: dict[int, int] = {}
         self._seen_s: dict[int, float] = {}
+        self._assigned_s = 0.0
         self._paused: set[int] = set()
         self._group_metadata: Any = None
         self._closing = False
         self._ends = LogEnds(settings)
+        self._group = GroupProgress(settings, self._payloads)
         self._consumer = Consumer(
             client_config(settings)
             | {
@@ -154,6 +157,7 @@ class TransactionSource:
         silence_s = now_s - max(self._seen_s.values(), default=now_s)
         if silence_s > _IDLE_S:  # of all: nobody polled, or the broker was away. Nobody is finished
             self._seen_s = {p: seen_s + silence_s for p, seen_s in self._seen_s.items()}
+            self._assigned_s += silence_s
         for p, offset in polled.end_offsets().items():
             self._next[p] = offset
             self._seen_s[p] = now_s
@@ -162,17 +166,24 @@ class TransactionSource:
     def unfinished(self) -> set[int]:
         """Return the partitions that may still have something older than what others have.
 
-        Those are the ones with unread messages, and those that gave some a moment ago. Asks the
-        broker; called rarely, see `alignment`.
+        Those are the ones with unread messages, and those that gave some a moment ago. One that is
+        empty from the start holds nobody back. Asks the broker; called rarely, see `alignment`.
         """
         found = set()
         for p, next_offset in self._next.items():
-            quiet_s = time.monotonic() - self._seen_s[p]
-            if quiet_s <= _IDLE_S or (
+            quiet_s = time.monotonic() - self._seen_s.get(p, self._assigned_s)
+            if (quiet_s <= _IDLE_S and p in self._seen_s) or (
                 quiet_s <= _STUCK_S and next_offset < self._ends.end(self._topic, p)
             ):
                 found.add(p)
         return found
+
+    def others_slowest_ms(self) -> int | None:
+        """Return the oldest event time that another streamer still has to decide; None: nothing.
+
+        Asks the broker, like `unfinished`.
+        """
+        return self._group.slowest_ms()
 
     def lag(self, committed: dict[int, int]) -> int:
         """Return how many messages lie behind these offsets, as the last fetch saw the log."""
@@ -198,6 +209,7 @@ class TransactionSource:
         """Leave the group; the revoke callback runs first."""
         self._closing = True
         self._ends.close()
+        self._group.close()
         if self._payloads is not None:
             self._payloads.close()
         self._consumer.close()
@@ -215,8 +227,10 @@ class TransactionSource:
             raise StackError(f"Kafka did not tell the committed offsets: {error}.") from error
         self._group_metadata = None
         plan = self._on_assign(committed)
+        self._group.restart(plan)
         self._next = {p: a.start for p, a in plan.items()}
-        self._seen_s = dict.fromkeys(plan, time.monotonic())
+        self._seen_s = {}
+        self._assigned_s = time.monotonic()
         self._paused = set()
         consumer.assign(
             [TopicPartition(self._topic, p, a.start or OFFSET_BEGINNING) for p, a in plan.items()]

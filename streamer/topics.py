@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from flagger.errors import ConfigurationError, StackError
+from flagger.errors import BrokerAwayError, ConfigurationError, StackError
 from flagger.kafka import MAX_MESSAGE_BYTES, ConnectionTrouble, client_config
 from flagger.settings import Settings
 
@@ -18,20 +19,35 @@ _TIMEOUT_S = 30.0
 _SILENCE_S = 3.0
 _ATTEMPT_S = 1.0
 """After so long we look why there is no answer yet: a refusal need not wait for the rest."""
+_NOT_YET = frozenset(
+    {
+        KafkaError._TIMED_OUT,  # noqa: SLF001 - the library's names
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.INVALID_REPLICATION_FACTOR,
+    }
+)
+"""What a cluster says to a new topic while its brokers still start."""
 MAX_TRANSACTION_BYTES = 2 * 1024 * 1024
 """What the broker accepts; above `wire.limits.MAX_MESSAGE_BYTES` it becomes a dead letter."""
 
 
-def ensure_topics(settings: Settings, *, replication: int = -1) -> None:
+def ensure_topics(
+    settings: Settings, *, replication: int = -1, timeout_s: float = _TIMEOUT_S
+) -> None:
     """Create the topics that are missing; check that those there fit together.
 
     Args:
         settings: Names and number of partitions.
         replication: Copies of each partition; -1: the broker's default.
+        timeout_s: How long to wait for a first answer.
 
     Raises:
         ConfigurationError: Topics exist whose partitions do not fit, or the broker refuses us.
-        StackError: The broker does not answer or refuses.
+        BrokerAwayError: The broker does not answer, or is not ready.
+        StackError: It refuses to list or create the topics.
     """
     shape = {
         settings.transactions_topic: (settings.partitions, MAX_TRANSACTION_BYTES),
@@ -43,7 +59,7 @@ def ensure_topics(settings: Settings, *, replication: int = -1) -> None:
         settings.dead_letter_topic: (1, MAX_MESSAGE_BYTES),
     }
     try:
-        admin, found = _connect(settings)
+        admin, found = _connect(settings, timeout_s)
         missing = [
             NewTopic(
                 name,
@@ -55,9 +71,10 @@ def ensure_topics(settings: Settings, *, replication: int = -1) -> None:
             if name not in found
         ]
         for future in admin.create_topics(missing).values() if missing else ():
-            future.result(_TIMEOUT_S)
+            _require_created(future)
     except KafkaException as error:
-        raise StackError(
+        kind = BrokerAwayError if error.args[0].code() in _NOT_YET else StackError
+        raise kind(
             f"Kafka at {settings.kafka_bootstrap_servers} did not list or create the topics: "
             f"{error}. Check the address and this user's rights."
         ) from error
@@ -75,15 +92,24 @@ def ensure_topics(settings: Settings, *, replication: int = -1) -> None:
             )
 
 
-def _connect(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
+def _require_created(future: Future[None]) -> None:
+    """Wait for a new topic; one that somebody else has made in the meantime will do."""
+    try:
+        future.result(_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+
+
+def _connect(settings: Settings, timeout_s: float) -> tuple[AdminClient, dict[str, Any]]:
     """Return a client and the topics that the broker tells it of.
 
     Raises:
         ConfigurationError: The client refuses the settings, or the broker us; known at once.
-        StackError: No answer.
+        BrokerAwayError: No answer.
     """
     trouble = ConnectionTrouble(settings)
-    deadline_s = time.monotonic() + _TIMEOUT_S
+    start_s = time.monotonic()
     # What goes wrong stands in the error; its log would say it twenty times a second.
     told = {"error_cb": trouble, "log_level": 0}
     try:
@@ -95,14 +121,14 @@ def _connect(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
             return admin, admin.list_topics(timeout=_ATTEMPT_S).topics
         except KafkaException as error:
             admin.poll(0)  # serves the callback
-            left_s = deadline_s - time.monotonic()
+            waited_s = time.monotonic() - start_s
             # Some hang up without a word where the protocol is wrong; a broker that starts does not
             # listen yet.
-            silent = trouble.reason is None and left_s < _TIMEOUT_S - _SILENCE_S
+            silent = trouble.reason is None and waited_s > _SILENCE_S
             if trouble.refused or (silent and trouble.listens()):
                 raise trouble.error() from error
-            if left_s < 0:
-                raise StackError(
+            if waited_s > timeout_s:
+                raise BrokerAwayError(
                     f"Kafka at {settings.kafka_bootstrap_servers} does not answer: "
                     f"{trouble.reason or error}. Check the address and the broker."
                 ) from error

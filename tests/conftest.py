@@ -6,6 +6,7 @@ Imports that take seconds are inside the fixtures: most tests need none of them.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from datetime import date
@@ -13,11 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local import server
 from deploy.local.downloads import kafka_jars, triton_environment
 from deploy.local.stack import LocalStack
 from flagger.errors import StackError
 
 SHIPPED_REPOSITORY = Path(__file__).parents[1] / "model_repository"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers ports of its own.
+
+    Servers bind theirs some time after they were chosen; within one process none is chosen twice.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    server._PORTS = server._PORTS[worker::workers]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -32,7 +44,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """Kafka, Triton and Valkey, one of each for the whole run, on a copy of the shipped models.
+    """Kafka, Triton and Valkey, one of each for a worker's run, on a copy of the shipped models.
 
     Tests that use it have topics and keys of their own. `stack.settings()` has the addresses and
     the model repository.
@@ -42,6 +54,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     if SHIPPED_REPOSITORY.is_dir():
         shutil.copytree(SHIPPED_REPOSITORY, repository)
     with LocalStack(folder / "home", model_repository=repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A Valkey beside the stack's, for tests that empty their database; no two at a time."""
+    home = tmp_path_factory.mktemp("valkey")
+    with LocalStack(home, services=frozenset({"valkey"})) as running:
         yield running
 
 

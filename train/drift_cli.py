@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 import pyarrow as pa
@@ -14,11 +15,15 @@ from rich.table import Table
 from flagger.addresses import resolve_settings
 from flagger.drift import WINDOW_ROWS, DriftLimits
 from flagger.errors import ConfigurationError
+from flagger.health import Health, serve_health
 from flagger.models import ModelVersion, live_version, load_version
 from flagger.options import repository_option
+from flagger.service import log_to_stderr, metrics_options, until_stopped
 from flagger.settings import load_settings
 from train.drift_check import DriftReport, Injection, check_drift
 from train.drift_report import columns_of, write_drift_report
+from train.labels_metrics import PARTS, LabelsMetrics
+from train.labels_watch import LabelsPlan, LabelsWatch
 from train.matured import DayOutcome, judge_days, read_decisions, read_labels, total
 from train.options import columns_option, data_option
 from train.sources import ColumnMap, read_sorted
@@ -146,6 +151,51 @@ def labels_command(maturity_days: int, version: str | None, last_days: int | Non
         f"judged: {judged.decisions:,} decisions, {judged.labelled:,} labels, {judged.frauds:,} "
         f"frauds; precision {judged.precision:.3f}, recall {judged.recall:.3f}"
     )
+
+
+@drift.command()
+@click.option("--maturity-days", type=click.IntRange(1), default=14, show_default=True)
+@click.option(
+    "--window-days",
+    type=click.IntRange(1),
+    default=28,
+    show_default=True,
+    help="So many mature days are judged together.",
+)
+@click.option(
+    "--least-precision",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Alarm below this precision. Default: 0, never.",
+)
+@click.option(
+    "--least-recall",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Alarm below this recall. Default: 0, never.",
+)
+@click.option(
+    "--least-frauds",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Fewer frauds on the judged days raise no alarm.",
+)
+@metrics_options(9105)
+def watch(metrics_port: int, metrics_host: str, **plan: Any) -> None:
+    """Show precision and recall by mature labels as metrics, until Ctrl-C or SIGTERM."""
+    log_to_stderr()
+    settings = resolve_settings()
+    keep_going = until_stopped()
+    metrics = LabelsMetrics()
+    health = Health({PARTS[0]: "Kafka has not been asked yet."})
+    metrics.show_waiting(health)
+    if metrics_port:
+        serve_health(health, metrics.registry, metrics_host, metrics_port)
+    click.echo(
+        f"judging {settings.decisions_topic} by {settings.labels_topic}; stop with Ctrl-C", err=True
+    )
+    LabelsWatch(settings, LabelsPlan(**plan), metrics, health, keep_going=keep_going).run()
 
 
 def _counts(outcome: DayOutcome) -> tuple[str, ...]:

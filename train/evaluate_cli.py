@@ -14,6 +14,7 @@ from rich.table import Table
 
 from flagger.errors import ConfigurationError
 from train.ablation import ablate
+from train.alert_times import read_alert_times
 from train.evaluate import TREES, EvaluationPlan, evaluate_file
 from train.evaluate_report import write_evaluation
 from train.fit import Hyperparameters
@@ -124,6 +125,13 @@ def _make_folder(out: Path) -> None:
     "--baselines/--no-baselines", default=True, help="Also logistic regression and random forest."
 )
 @click.option("--ablation", is_flag=True, help="Also leave out each group of features in turn.")
+@click.option(
+    "--bench-results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("loadtest/results"),
+    show_default=True,
+    help="Where `flagger bench` left its results: the report shows the time to an alert from them.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Any number.")
 def evaluate(data: Path, out: Path, **options: Any) -> None:
     """Judge the model and the baselines over several periods of a file (prequential).
@@ -133,6 +141,7 @@ def evaluate(data: Path, out: Path, **options: Any) -> None:
     """
     _make_folder(out)
     plan = _plan(options)
+    times = read_alert_times(options["bench_results"])
     columns_shown = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns_shown, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting", total=1.0)
@@ -142,7 +151,7 @@ def evaluate(data: Path, out: Path, **options: Any) -> None:
 
         evaluation = evaluate_file(data, plan, on_progress=show)
         ablation = ablate(data, plan, on_progress=show) if options["ablation"] else None
-    write_evaluation(out, evaluation, ablation)
+    write_evaluation(out, evaluation, ablation, times)
     console = Console()
     for table in _summary(evaluation.measures, out):
         console.print(table)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from train.alert_times import BACKLOG_S, AlertTimes
 from train.evaluate import TREES, Evaluation
 from train.period_measures import MEASURES
 
@@ -102,7 +104,10 @@ def _picture(draw: Callable[[Axes, Evaluation], None], evaluation: Evaluation) -
 
 
 def write_evaluation(
-    out: Path, evaluation: Evaluation, ablation: dict[str, Any] | None = None
+    out: Path,
+    evaluation: Evaluation,
+    ablation: dict[str, Any] | None = None,
+    times: AlertTimes | None = None,
 ) -> None:
     """Write evaluation.json and report.html.
 
@@ -110,8 +115,10 @@ def write_evaluation(
         out: Folder; must exist.
         evaluation: What was measured.
         ablation: What the groups of features are worth, from `train.ablation`; None: not asked.
+        times: Time to the alert, from `train.alert_times`; None: no section about it.
     """
-    content = {**evaluation.measures, **({"ablation": ablation} if ablation else {})}
+    further = {"ablation": ablation, "alert_times": None if times is None else asdict(times)}
+    content = evaluation.measures | {name: part for name, part in further.items() if part}
     text = json.dumps(content, indent=2, allow_nan=False)
     (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
     environment = jinja2.Environment(
@@ -125,5 +132,7 @@ def write_evaluation(
         measures=MEASURES,
         plots={title: _picture(draw, evaluation) for title, draw in _PLOTS.items()},
         ablation=ablation,
+        times=times,
+        backlog_s=BACKLOG_S,
     )
     (out / "report.html").write_text(page, encoding="utf-8")

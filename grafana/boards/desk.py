@@ -96,10 +96,20 @@ _FLOW = [
     ),
     series(
         "What the consumer waits for",
-        "1 while Kafka or the case store does not answer. Nothing is lost: the alerts topic keeps "
-        "the flags, the case store the labels.",
+        "1 while Kafka, the case store, or Valkey (history) does not answer. Nothing is lost: the "
+        "topics keep flags and payments, the case store the labels.",
         "short",
         [(f"flagger_desk_waiting{{{_ALL}}}", "{{instance}} {{part}}")],
+    ),
+    series(
+        "Payments beside cases",
+        "Payments a second that went into the lists of the newest ones of each customer and "
+        "terminal, and messages that these lists leave out: no transactions, or not in JSON.",
+        "ops",
+        [
+            (f"sum(rate(flagger_desk_history_payments_total{{{_ALL}}}{_RATE}))", "kept"),
+            (f"sum(rate(flagger_desk_history_unreadable_total{{{_ALL}}}{_RATE}))", "left out"),
+        ],
     ),
     series(
         "Claims that ran out",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from grafana.board import make_board
-from grafana.boards.model_panels import BRAKES, DRIFT, TRIALS
+from grafana.boards.model_panels import BRAKES, DRIFT, SCORES, TRIALS
 from grafana.panels import number, series
+from grafana.sql import WINDOW, case_number, case_table
 
 __all__ = ["board"]
 
@@ -132,6 +133,30 @@ _FAILURES = [
 ]
 
 
+_DECIDED_CASES = f"state IN ('confirmed_fraud', 'dismissed') AND {WINDOW}"
+_PRECISION = "avg(CASE WHEN state = 'confirmed_fraud' THEN 1.0 ELSE 0.0 END)"
+_LABELS = [
+    case_number(
+        "Precision from labels",
+        "Share of confirmed fraud among the model's flags that analysts decided, of those flagged "
+        "in the time shown: choose days. Cases that wait are not in it.",
+        "percentunit",
+        f"SELECT {_PRECISION} AS value FROM cases WHERE decision_source = 'model' "
+        f"AND {_DECIDED_CASES}",
+    ),
+    case_table(
+        "Precision by version and decision",
+        "What analysts said of each version's flags; few decided cases say little.",
+        'SELECT model AS "Model", model_version AS "Version", decision AS "Decision", '
+        'count(*) AS "Decided", '
+        "count(*) FILTER (WHERE state = 'confirmed_fraud') AS \"Fraud\", "
+        f'round({_PRECISION}, 3) AS "Precision" FROM cases '
+        f"WHERE decision_source = 'model' AND {_DECIDED_CASES} GROUP BY 1, 2, 3 ORDER BY 2 DESC, 3",
+        width=18,
+    ),
+]
+
+
 def board() -> Any:
     """Return the board."""
     return make_board(
@@ -141,9 +166,12 @@ def board() -> Any:
         {
             "Now": _NUMBERS,
             "Decisions": _DECISIONS,
+            "Scores": SCORES,
+            "Labels (from the review desk's PostgreSQL)": _LABELS,
             "Brakes": BRAKES,
             "Drift": DRIFT,
             "Shadow and canary": TRIALS,
             "Failures": _FAILURES,
         },
+        cases=True,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grafana.panels import number, quantiles, series
+from grafana.panels import QUANTILES, buckets, number, quantiles, series
 
-__all__ = ["BRAKES", "DRIFT", "TRIALS"]
+__all__ = ["BRAKES", "DRIFT", "SCORES", "TRIALS"]
 
 _ALL = 'instance=~"$instance"'
 _RATE = "[$__rate_interval]"
@@ -15,6 +15,30 @@ _AGREED = " + ".join(
     f'(sum(rate({_SHADOW}{{{_ALL}, live="{word}", shadow="{word}"}}{_RATE})) or on() vector(0))'
     for word in ("approve", "review", "decline")
 )
+
+_SCORES = (
+    f"sum by (le) (rate(flagger_streamer_score_bucket{{{_ALL}}}{_RATE}) "
+    f"or rate(flagger_gateway_score_bucket{{{_ALL}}}{_RATE}))"
+)
+"""Each door counts what it decided itself; what the gateway decided is not in the streamer's."""
+
+SCORES = [
+    buckets(
+        "Score distribution",
+        "Scores a second between the bounds at the left, stream and gateway together. A band that "
+        "moves without a new version is drift; one that crosses a threshold changes how much is "
+        "flagged.",
+        "percentunit",
+        _SCORES,
+    ),
+    series(
+        "Scores from below",
+        "Half, 95 %, 99 % and 99.9 % of the scores lie below these lines: where thresholds cut off "
+        "so much of the payments.",
+        "percentunit",
+        [(f"histogram_quantile({q}, {_SCORES})", f"{q:.1%}") for q in QUANTILES],
+    ),
+]
 
 BRAKES = [
     number(

@@ -1,4 +1,4 @@
-"""The amounts of a customer's and a terminal's flags over time, this case among them."""
+"""The amounts of a customer's and a terminal's payments over time, this case among them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from review.app.words import STATE_WORDS
+from review.app.words import NOT_FLAGGED, STATE_WORDS
+from review.history import Payment
 from review.tables import Case, State
 
 __all__ = ["amount_chart"]
@@ -19,13 +20,21 @@ _OUTCOMES = {
     State.CONFIRMED_FRAUD: "fraud",
     State.DISMISSED: "dismissed",
 }
-_COLOURS = {"open": "#5b8def", "fraud": "#d9453d", "dismissed": "#2e9e67"}
+_COLOURS = {
+    "open": "#5b8def",
+    "fraud": "#d9453d",
+    "dismissed": "#2e9e67",
+    NOT_FLAGGED: "#98a5b3",
+}
 
 
 def amount_chart(
-    case: Case, customer: Sequence[Case], terminal: Sequence[Case], zone: tzinfo
+    case: Case,
+    customer: Sequence[Case | Payment],
+    terminal: Sequence[Case | Payment],
+    zone: tzinfo,
 ) -> Any:
-    """Return a chart of amount over time; colour is the outcome, shape whose flag it is."""
+    """Return a chart of amount over time; colour is the outcome, shape whose payment it is."""
     ids = {case.transaction_id}
     rows = [_row(case, _THIS, zone)]
     for cases, whose in ((customer, _CUSTOMER), (terminal, _TERMINAL)):
@@ -63,14 +72,14 @@ def amount_chart(
     )
 
 
-def _row(case: Case, whose: str, zone: tzinfo) -> dict[str, object]:
+def _row(case: Case | Payment, whose: str, zone: tzinfo) -> dict[str, object]:
     # Altair shows times without a zone as they stand: the analyst's own.
     moment = datetime.fromtimestamp(case.event_time_ms / 1000, zone).replace(tzinfo=None)
-    state = State(case.state)
+    state = State(case.state) if isinstance(case, Case) else None
     return {
         "time": moment,
         "amount": case.amount,
         "whose": whose,
-        "outcome": _OUTCOMES.get(state, "open"),
-        "state": STATE_WORDS[state],
+        "outcome": _OUTCOMES.get(state, "open") if state else NOT_FLAGGED,
+        "state": STATE_WORDS[state] if state else NOT_FLAGGED,
     }

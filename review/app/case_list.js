@@ -80,6 +80,7 @@ class CaseList {
     const dark = isDark(this.parent) ? " dark" : "";
     this.box.className = `cases${dark}${data.selectable ? "" : " compact"}${data.likeness ? " alike" : ""}`;
     if (other) this.writeHead();
+    put(this.headOf.age, data.payments ? "When" : "Flagged");
     this.writeBody(first);
     this.none.hidden = data.rows.length > 0;
     this.table.hidden = data.rows.length === 0;
@@ -87,10 +88,12 @@ class CaseList {
 
   writeHead() {
     this.head.replaceChildren();
+    this.headOf = {};
     for (const [name, title] of this.shown()) {
       const cell = this.head.appendChild(document.createElement("th"));
       cell.className = name + (NUMBERS.has(name) ? " num" : "");
       cell.scope = "col";
+      this.headOf[name] = cell;
       if (name === "tick") {
         this.all = cell.appendChild(document.createElement("input"));
         this.all.type = "checkbox";
@@ -152,7 +155,7 @@ class CaseList {
         };
       }
     }
-    line.onclick = () => this.open(id);
+    line.onclick = () => { if (!line.plain) this.open(id); };
     this.rows.set(id, line);
     return line;
   }
@@ -160,6 +163,8 @@ class CaseList {
   writeLine(line, row) {
     const cells = line.cells_;
     line.flaggedAt = row.flagged_at_ms;
+    line.plain = row.plain;
+    line.classList.toggle("plain", row.plain);
     line.classList.toggle("current", row.id === this.data.current);
     if (!cells.risk.firstElementChild) {
       const bar = cells.risk.appendChild(document.createElement("span"));

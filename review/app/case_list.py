@@ -14,7 +14,8 @@ from typing import Any
 
 import streamlit as st
 
-from review.app.words import headline_reasons, money, place, state_words
+from review.app.words import NOT_FLAGGED, headline_reasons, money, place, state_words
+from review.history import Payment
 from review.tables import Case
 
 __all__ = ["ListEvent", "case_list"]
@@ -40,7 +41,7 @@ def _component() -> Any:
 
 
 def case_list(
-    cases: Sequence[Case],
+    cases: Sequence[Case | Payment],
     *,
     key: str,
     now_ms: int,
@@ -53,7 +54,7 @@ def case_list(
     """Show cases in the given order.
 
     Args:
-        cases: The rows.
+        cases: The rows; payments that are no cases cannot be opened.
         key: Name of this list on the page.
         now_ms: The server's time, for ages and claims.
         selectable: Rows can be ticked, with the mouse or X.
@@ -62,7 +63,10 @@ def case_list(
         likeness: Transaction id -> likeness 0 to 1, as a column of its own.
         generation: Another number than before unticks all rows.
     """
-    rows = [_row(case, now_ms, likeness) for case in cases]
+    rows = [
+        _row(case, now_ms, likeness) if isinstance(case, Case) else _payment_row(case)
+        for case in cases
+    ]
     result = _component()(
         key=key,
         data={
@@ -72,6 +76,7 @@ def case_list(
             "live": live,
             "current": current,
             "likeness": likeness is not None,
+            "payments": any(row["plain"] for row in rows),
             "generation": generation,
         },
         default={"selected": []},
@@ -87,9 +92,30 @@ def _nothing() -> None:
     """Streamlit passes on only what has a callback."""
 
 
+def _payment_row(payment: Payment) -> dict[str, Any]:
+    return {
+        "id": payment.transaction_id,
+        "plain": True,
+        "decision": "",
+        "score": None,
+        "source": "",
+        "amount": money(payment.amount, payment.currency),
+        "loss": "",
+        "place": place(payment),
+        "customer": payment.customer_id,
+        "terminal": payment.terminal_id,
+        "why": "",
+        "flagged_at_ms": payment.event_time_ms,
+        "state": NOT_FLAGGED,
+        "kind": "plain",
+        "likeness": None,
+    }
+
+
 def _row(case: Case, now_ms: int, likeness: dict[str, float] | None) -> dict[str, Any]:
     return {
         "id": case.transaction_id,
+        "plain": False,
         "decision": case.decision,
         "score": case.score,
         "source": case.decision_source,

@@ -8,6 +8,7 @@ from review.app.case_chart import amount_chart
 from review.app.case_list import case_list
 from review.app.context import Desk, now_ms, require_analyst, told_errors, zone
 from review.app.look import facts, pill, plain, text
+from review.app.surroundings import around
 from review.app.words import DECISION_WORDS, duration, moment, money, place, state_words
 from review.life import MAX_NOTE, Action, Analyst, refusal_of
 from review.queries import Filter, Order
@@ -170,37 +171,37 @@ def _reasons(case: Case) -> None:
 
 
 def _surroundings(desk: Desk, case: Case) -> None:
-    customer = desk.queries.history(case, "customer")
-    terminal = desk.queries.history(case, "terminal")
+    customer, terminal = around(desk, case, "customer"), around(desk, case, "terminal")
     similar = desk.queries.similar(case)
-    if customer or terminal:
-        st.subheader("Flagged amounts around it", anchor=False)
-        st.altair_chart(amount_chart(case, customer, terminal, zone()), height=210)
+    if customer.newest() or terminal.newest():
+        st.subheader("Amounts around it", anchor=False)
+        chart = amount_chart(case, customer.newest(), terminal.newest(), zone())
+        st.altair_chart(chart, height=210)
     tabs = st.tabs(
         [
-            f"Customer ({len(customer)})",
-            f"Terminal ({len(terminal)})",
+            f"Customer ({len(customer.flags)} flagged, {len(customer.others)} not)",
+            f"Terminal ({len(terminal.flags)} flagged, {len(terminal.others)} not)",
             f"Similar decided cases ({len(similar)})",
         ]
     )
     opened = ""
-    for tab, cases, name in ((tabs[0], customer, "customer"), (tabs[1], terminal, "terminal")):
+    for tab, found, name in ((tabs[0], customer, "customer"), (tabs[1], terminal, "terminal")):
         with tab:
-            if not cases:
-                st.caption(f"No other flag of this {name}.")
-                continue
-            opened = case_list(cases[:12], key=name, now_ms=now_ms()).opened or opened
+            rows = found.newest()
+            if rows:
+                opened = case_list(rows, key=name, now_ms=now_ms()).opened or opened
+            st.caption(found.note if rows else f"No other of this {name}. {found.note}")
     with tabs[2]:
         if similar:
             frauds = sum(s.case.state == State.CONFIRMED_FRAUD for s in similar)
             st.caption(f"{frauds} of these {len(similar)} were fraud.")
-            found = case_list(
+            event = case_list(
                 [s.case for s in similar],
                 key="similar",
                 now_ms=now_ms(),
                 likeness={s.case.transaction_id: s.likeness for s in similar},
             )
-            opened = found.opened or opened
+            opened = event.opened or opened
         else:
             st.caption("No decided case is like this one yet.")
     if opened:

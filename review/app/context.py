@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -13,10 +13,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 from sqlalchemy import Engine
 
-from flagger.errors import CaseStoreError
+from flagger.addresses import fill_addresses
+from flagger.errors import CaseStoreError, ConfigurationError
 from flagger.settings import Settings, load_settings
 from review.database import open_engine
 from review.door import COOKIE
+from review.history import PaymentHistory
 from review.life import Analyst, CaseLife
 from review.logins import Logins
 from review.queries import CaseQueries
@@ -25,6 +27,9 @@ from review.users import UserFile
 __all__ = ["Desk", "get_desk", "now_ms", "require_analyst", "told_errors", "zone"]
 
 logger = logging.getLogger(__name__)
+
+_HISTORY_MS = 500
+"""How long the page of a case waits for Valkey; without an answer it shows the flags alone."""
 
 
 def now_ms() -> int:
@@ -41,6 +46,7 @@ class Desk:
     life: CaseLife
     queries: CaseQueries
     logins: Logins
+    history: PaymentHistory | None
 
 
 @cache
@@ -59,6 +65,22 @@ def get_desk() -> Desk:
             now_ms,
             settings.desk_session_hours * 3_600_000,
         ),
+        _history(settings),
+    )
+
+
+def _history(settings: Settings) -> PaymentHistory | None:
+    """Return where the newest payments are; None: they are not kept, or nobody told where."""
+    if settings.valkey_url is None:
+        with suppress(ConfigurationError):  # no embedded stack runs here either
+            settings = fill_addresses(settings)
+    if settings.valkey_url is None or not settings.desk_history_payments:
+        return None
+    return PaymentHistory(
+        settings.valkey_url,
+        settings.desk_history_payments,
+        settings.desk_history_days,
+        timeout_ms=_HISTORY_MS,
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, tzinfo
 
+from review.history import Payment
 from review.tables import Case, State
 
 __all__ = [
     "DECISION_WORDS",
+    "NOT_FLAGGED",
     "STATE_WORDS",
     "duration",
     "headline_reasons",
@@ -24,6 +26,8 @@ STATE_WORDS = {
     State.CONFIRMED_FRAUD: "fraud",
     State.DISMISSED: "dismissed",
 }
+NOT_FLAGGED = "not flagged"
+"""A payment that is no case: approved, or not decided at this moment."""
 DECISION_WORDS = {"review": "Review", "decline": "Declined"}
 
 
@@ -60,7 +64,7 @@ def moment(at_ms: int, zone: tzinfo) -> str:
     return datetime.fromtimestamp(at_ms / 1000, zone).strftime("%d %b %Y, %H:%M:%S")
 
 
-def place(case: Case) -> str:
+def place(case: Case | Payment) -> str:
     """Return channel, country and merchant category, those that are known."""
     parts = (case.channel, case.country, case.merchant_category)
     return " · ".join(part for part in parts if part) or "unknown"

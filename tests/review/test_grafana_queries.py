@@ -77,4 +77,9 @@ def test_numbers_are_right(cases: Engine) -> None:
     assert found["Open cases"][0].value == 2
     assert found["Amount at risk"][0].value == pytest.approx(2 * 0.5 * 100.0)
     assert found["Precision of what was decided"][0].value == 1
+    assert found["Precision from labels"][0].value == 1
+    assert tuple(found["Precision by version and decision"][0]) == (
+        *("fraud_fil", "3", "review"),
+        *(1, 1, 1),
+    )
     assert [row.Transaction for row in found["Latest flags"]] == ["t1", "t2", "t3"]

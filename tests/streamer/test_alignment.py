@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 from hypothesis import given, settings
@@ -122,3 +123,56 @@ def test_whatever_the_order_of_arrival_nothing_runs_ahead_or_gets_lost(
         if not waiting and aligner.held_messages == 0:
             break
     assert seen == logs
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=15), min_size=2, max_size=4),
+    st.integers(0, 10_000),
+)
+def test_two_streamers_stay_together_and_never_wait_for_each_other(
+    steps: list[list[int]], seed: int
+) -> None:
+    order = random.Random(seed)
+    # As `group_progress` sees it: a partition's progress is the time of its next message.
+    logs = [np.cumsum(part).tolist() for part in steps]
+    owner = [p % 2 for p in range(len(logs))]
+    read, done = [0] * len(logs), [0] * len(logs)
+
+    def next_up(partitions: list[int]) -> list[int]:
+        return [logs[p][done[p]] for p in partitions if done[p] < len(logs[p])]
+
+    def of(streamer: int) -> list[int]:
+        return [p for p in range(len(logs)) if owner[p] == streamer]
+
+    def aligner_of(streamer: int) -> Aligner:
+        def others_slowest_ms() -> int | None:
+            days = min(next_up(of(1 - streamer)), default=None)
+            return None if days is None else START_MS + days * DAY_MS
+
+        return Aligner(
+            DELAY_MS,
+            lambda: {p for p in of(streamer) if read[p] < len(logs[p])},
+            others_slowest_ms,
+        )
+
+    aligners = [aligner_of(0), aligner_of(1)]
+    for _ in range(1_000):
+        streamer = order.choice([0, 1])
+        waiting = [p for p in of(streamer) if read[p] < len(logs[p])]
+        part = None
+        if waiting:
+            p = order.choice(waiting)
+            end = min(read[p] + 4, len(logs[p]))
+            part = segment([(p, o, logs[p][o]) for o in range(read[p], end)])
+            read[p] = end
+        for partition, offset in released(aligners[streamer].offer(part)):
+            slowest_of_the_other = min(next_up(of(1 - streamer)), default=None)
+            if slowest_of_the_other is not None:
+                ahead_days = logs[partition][offset] - slowest_of_the_other
+                assert ahead_days < MAX_SKEW_MS // DAY_MS
+            assert offset == done[partition]
+            done[partition] += 1
+        if all(count == len(log) for count, log in zip(done, logs, strict=True)):
+            return
+    raise AssertionError(f"they wait for each other: {done} of {[len(log) for log in logs]}")

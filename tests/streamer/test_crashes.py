@@ -29,13 +29,6 @@ def history() -> pa.Table:
     return pa.Table.from_batches(simulate(SIZE))
 
 
-@pytest.fixture(scope="module")
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    home = tmp_path_factory.mktemp("valkey")
-    with LocalStack(home, services=frozenset({"valkey"})) as running:
-        yield running
-
-
 @pytest.fixture
 def world(stack: LocalStack, own_valkey: LocalStack, tmp_path: Path) -> Iterator[CrashWorld]:
     url = {"valkey_url": own_valkey.addresses.valkey_url}

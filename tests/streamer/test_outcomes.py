@@ -1,0 +1,106 @@
+"""Every message has one outcome: a decision, a forwarded decision or a dead letter."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import msgspec
+import numpy as np
+import pytest
+
+from flagger.features.hashing import key_of
+from flagger.wire.messages import Decision
+from loadtest.stream_world import START_MS, StreamWorld, message
+from loadtest.topic_reader import read_topic
+from streamer.dead_letters import read_dead_letters, send_again
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
+
+
+def test_every_message_has_one_outcome(stream_world: StreamWorld) -> None:
+    bad = [
+        b"{not json",
+        b"",
+        None,  # a tombstone
+        message(0).replace(b'"amount": 10.0', b'"amount": NaN'),
+        message(0, amount=-1),
+        message(0, amount=1e15),
+        message(0, amount="12"),
+        message(0, event_time="yesterday"),
+        message(0, customer_id=None),
+        message(0, schema_version=7),
+        json.dumps({"transaction_id": "x"}).encode(),
+        message(0, note="x" * 1_000_000),
+        b"\xff\xfe" * 50,
+    ]
+    good = [message(i) for i in range(300)]
+    repeats = [message(299), message(298)]
+    mixed: list[bytes | None] = [*good[:100], *bad, *good[100:], *repeats]
+    stream_world.send(mixed)
+    metrics = stream_world.run_until(lambda _: len(stream_world.decided()) >= len(good))
+    found = stream_world.check().decisions
+    assert found.failures == []
+    assert found.decided == len(good)
+    assert metrics.duplicates._value.get() == len(repeats)
+
+    letters = list(read_dead_letters(stream_world.settings))
+    assert sorted(letter.value for letter in letters) == sorted(value or b"" for value in bad)
+    for letter in letters:
+        headers = letter.headers
+        assert headers["source_topic"] == stream_world.settings.transactions_topic
+        assert headers["error_class"] == "BadMessageError"
+        assert headers["schema_version"] == "1"
+        log = read_topic(stream_world.settings, headers["source_topic"])
+        where = (log.partition == int(headers["source_partition"])) & (
+            log.offset == int(headers["source_offset"])
+        )
+        assert log.values[int(np.flatnonzero(where)[0])] == letter.value
+    reasons = {letter.headers["reason"] for letter in letters}
+    assert any("amount: -1 is not between 0 and" in reason for reason in reasons)
+    assert any("the limit is 65,536" in reason for reason in reasons)
+
+
+def test_what_the_gateway_decided_is_forwarded_and_counted(stream_world: StreamWorld) -> None:
+    decision = Decision(
+        transaction_id="t1",
+        customer_id="c1",
+        event_time=START_MS,
+        amount=5.0,
+        decision="review",
+        decision_source="fallback",
+        reasons=["the model did not answer in time"],
+    )
+    value = message(1, customer_id="c1", decision=msgspec.to_builtins(decision))
+    others = [message(22, customer_id="c1"), message(8, customer_id="c1")]
+    stream_world.send([others[0], value, value, others[1]])
+    stream_world.run_until(lambda _: len(stream_world.decided()) >= 3)
+    first, forwarded, last = stream_world.decided()  # in the order of the log
+    assert forwarded == decision
+    assert [first.transaction_id, last.transaction_id] == ["t22", "t8"]
+    assert decision in stream_world.alerts()
+    with stream_world.store() as store:
+        record = store.read("customer", np.array([key_of("c1")], dtype=np.uint64))
+    assert int(record["count"][0]) == 3
+
+
+def test_a_bad_label_becomes_a_dead_letter(stream_world: StreamWorld) -> None:
+    stream_world.send([b'{"is_fraud": 1}'], topic=stream_world.settings.labels_topic)
+    stream_world.send([message(1)])
+    dead_letters = stream_world.settings.dead_letter_topic
+    stream_world.run_until(lambda _: len(read_topic(stream_world.settings, dead_letters)) == 1)
+    (letter,) = read_dead_letters(stream_world.settings)
+    assert letter.value == b'{"is_fraud": 1}'
+    assert letter.headers["source_topic"] == stream_world.settings.labels_topic
+
+
+def test_a_dead_letter_can_be_sent_again_once_its_cause_is_gone(stream_world: StreamWorld) -> None:
+    hour_ms = 3_600_000
+    early = message(1, event_time=int(time.time() * 1000) + 24 * hour_ms - hour_ms // 2)
+    stream_world.send([early, message(2)])
+    stream_world.run_until(lambda _: len(stream_world.decided()) == 1, clock_behind_ms=hour_ms)
+    (letter,) = read_dead_letters(stream_world.settings)
+    assert "more than a day in the future" in letter.headers["reason"]
+    assert send_again(stream_world.settings, [letter]) == 1
+    stream_world.run_until(lambda _: len(stream_world.decided()) == 2)
+    assert sorted(decision.transaction_id for decision in stream_world.decided()) == ["t1", "t2"]

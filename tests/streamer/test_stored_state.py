@@ -1,0 +1,52 @@
+"""What is stored goes on from where it is, and never claims more than was read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flagger.errors import ConfigurationError
+from loadtest.crash_world import wait_until
+from loadtest.stream_world import StreamWorld, message
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
+
+
+def test_state_of_another_log_is_refused(stream_world: StreamWorld) -> None:
+    stream_world.send([message(1)])
+    stream_world.run_until(lambda _: len(stream_world.decided()) >= 1)
+    group = stream_world.settings.consumer_group
+    with stream_world.store() as store:
+        marks = store.read_marks(group)
+        store.write_marks(group, {p: v + 1_000 for p, v in marks.items()})
+    with pytest.raises(ConfigurationError, match="state of another log"):
+        stream_world.run_until(lambda _: False)
+
+
+def test_a_stop_while_state_is_rebuilt_claims_no_more_than_was_read(
+    stream_world: StreamWorld, small_training: Path
+) -> None:
+    table = pq.read_table(small_training.parent / "transactions.parquet").slice(0, 4_000)
+    stream_world.feed(table.to_batches())
+    first = stream_world.start()
+    wait_until(lambda: len(stream_world.decisions()) >= 4_000, 60, "the last decision")
+    first.kill()
+    with stream_world.store() as store:
+        store._client.flushdb()  # all of the log has to be read again
+    rebuilding = stream_world.run_until(
+        lambda metrics: metrics.replayed._value.get() > 0,
+        max_batch_rows=16,
+        state_flush_interval_ms=10**6,
+    )
+    assert 0 < rebuilding.replayed._value.get() < 4_000
+    with stream_world.store() as store:
+        marks = store.read_marks(stream_world.settings.consumer_group)
+    assert sum(marks.values()) <= rebuilding.replayed._value.get()
+    more = pq.read_table(small_training.parent / "transactions.parquet").slice(4_000, 500)
+    stream_world.feed(more.to_batches())
+    stream_world.run_until(lambda _: len(stream_world.decided()) >= 4_500)
+    found = stream_world.check().decisions
+    assert found.failures == []
+    assert found.details == []
