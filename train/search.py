@@ -32,8 +32,11 @@ from train.vocabulary import build_vocabularies
 __all__ = ["CAREFUL", "SearchPeriod", "SearchResult", "search", "search_periods"]
 
 CAREFUL = {"max_depth": 5, "min_child_weight": 5.0, "reg_lambda": 5.0}
-"""The second trial: the defaults with smaller trees of heavier leaves. Better than the defaults where
-there are few weeks to learn from, and about as good elsewhere, with more trees; see docs/model.md."""
+"""The second trial: the defaults with smaller trees of heavier leaves.
+
+Better than the defaults where there are few weeks to learn from, and about as good elsewhere, with
+more trees; see docs/model.md.
+"""
 _PERIODS = 3
 _RANDOM_TRIALS = 8
 """Before the sampler models what it has seen."""
@@ -181,7 +184,8 @@ def search(
 ) -> SearchResult:
     """Search until `trials` are finished, those of earlier runs in `out` included.
 
-    The first trial is `base`, the second `base` with `CAREFUL`. Highest mean average precision wins.
+    The first trial is `base`, the second `base` with `CAREFUL`; the highest mean average precision
+    wins.
 
     Args:
         periods: What is judged on, from `search_periods`.

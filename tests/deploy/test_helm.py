@@ -106,6 +106,8 @@ def test_every_setting_is_one(name: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
         settings = load_settings()
         if component.startswith("desk"):
             assert settings.case_store_url.get_secret_value() == "a-secret-value"
+        elif component == "alerts":  # asks neither the store nor a model
+            assert not settings.valkey_url
         else:
             assert settings.valkey_url == "a-secret-value"
             assert str(settings.model_repository) == "/models"

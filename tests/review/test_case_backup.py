@@ -68,7 +68,7 @@ def other_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def forget(valkey_url: str) -> None:
     client = valkey.Valkey.from_url(valkey_url)
     client.flushdb()
-    client.close()
+    client.close()  # type: ignore[no-untyped-call]
 
 
 def work(url: str, flag: MakeFlag) -> None:
