@@ -122,8 +122,6 @@ def test_a_version_that_is_not_served_leaves_rows_unexplained_and_rests(
     assert resting.done  # nobody was asked
     assert np.isnan(resting.result()).all()
     assert missing == [20, 3]
-    now_s[0] += REST_S
-    assert not asker.submit(real_rows[:3]).done
 
 
 def test_after_a_rest_it_is_asked_again_and_another_version_answers(
