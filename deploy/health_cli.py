@@ -15,6 +15,7 @@ URLS = {
     "gateway": "http://127.0.0.1:8080",
     "alerts": "http://127.0.0.1:9103",
     "desk-consumer": "http://127.0.0.1:9104",
+    "labels-watch": "http://127.0.0.1:9105",
     "triton": "http://127.0.0.1:8000",
 }
 """Where each service answers by default, inside its own container."""

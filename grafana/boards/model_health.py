@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from grafana.board import make_board
+from grafana.boards.label_panels import MATURE_LABELS
 from grafana.boards.model_panels import BRAKES, DRIFT, SCORES, TRIALS
 from grafana.panels import number, series
 from grafana.sql import WINDOW, case_number, case_table
@@ -168,6 +169,7 @@ def board() -> Any:
             "Decisions": _DECISIONS,
             "Scores": SCORES,
             "Labels (from the review desk's PostgreSQL)": _LABELS,
+            "Mature labels (from the topics)": MATURE_LABELS,
             "Brakes": BRAKES,
             "Drift": DRIFT,
             "Shadow and canary": TRIALS,

@@ -21,7 +21,7 @@ from flagger.settings import ENV_PREFIX, load_settings
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "compose"
 OURS = ("streamer", "gateway", "tools", "smoke")
-DESK = ("desk-migrate", "desk-consumer", "desk", "alerts")
+DESK = ("desk-migrate", "desk-consumer", "desk", "alerts", "labels-watch")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_commands_exist(compose: dict[str, Any]) -> None:
     found = re.search(r"exec flagger (\w+)", shell)
     assert found
     assert found[1] in COMMANDS
-    for name in ("streamer", "gateway", "alerts", "desk-consumer"):
+    for name in ("streamer", "gateway", "alerts", "desk-consumer", "labels-watch"):
         asks = ["CMD", "flagger", "health", name]
         assert services[name]["healthcheck"]["test"] == asks
         assert name in URLS

@@ -20,6 +20,7 @@ from grafana.generate import DASHBOARDS, boards_as_objects, generate, rendered
 from review.alerts.metrics import AlertMetrics
 from review.metrics import DeskMetrics
 from streamer.metrics import StreamerMetrics
+from train.labels_metrics import LabelsMetrics
 
 BOARDS = boards_as_objects()
 SOURCES = (
@@ -127,8 +128,11 @@ def test_every_metric_of_ours_is_on_a_board() -> None:
     alerts = {name for name in alerts if not name.startswith("process_")}
     desk = {metric.name for metric in DeskMetrics().registry.collect()}
     desk = {name for name in desk if not name.startswith("process_")}
+    labels = {metric.name for metric in LabelsMetrics().registry.collect()}
+    labels = {name for name in labels if not name.startswith("process_")}
     text = json.dumps(BOARDS)
-    missing = {name for name in streamer | gateway | alerts | desk if name not in text}
+    named = streamer | gateway | alerts | desk | labels
+    missing = {name for name in named if name not in text}
     assert missing == set()
 
 

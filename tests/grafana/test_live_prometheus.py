@@ -174,7 +174,7 @@ def monitoring(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Monitoring]:
     folder = tmp_path_factory.mktemp("monitoring")
-    stream_port, gateway_port, alerts_port, desk_port = free_ports(4)
+    stream_port, gateway_port, alerts_port, desk_port, labels_port = free_ports(5)
     base = stack.settings()
     names = {f"{topic}_topic": f"{topic}-monitoring" for topic in TOPICS}
     names |= {"consumer_group": "monitoring", "gateway_auth": "off"}
@@ -193,6 +193,7 @@ def monitoring(
         "flagger-gateway": f"127.0.0.1:{gateway_port}",
         "flagger-alerts": f"127.0.0.1:{alerts_port}",
         "flagger-desk": f"127.0.0.1:{desk_port}",
+        "flagger-labels": f"127.0.0.1:{labels_port}",
         "triton": urlsplit(stack.addresses.triton_metrics_url).netloc,
     }
     streamer = FlaggerProcess(
@@ -208,6 +209,9 @@ def monitoring(
     desk = FlaggerProcess(
         ["desk", "consume", "--metrics-port", str(desk_port)], environment, folder / "desk.log"
     )
+    labels = FlaggerProcess(
+        ["drift", "watch", "--metrics-port", str(labels_port)], environment, folder / "labels.log"
+    )
     server: Server | None = None
     try:
         gateway_url = f"http://127.0.0.1:{gateway_port}"
@@ -215,6 +219,7 @@ def monitoring(
         wait_for_url(f"{gateway_url}/readyz", gateway)
         wait_for_url(f"http://127.0.0.1:{alerts_port}/readyz", alerts)
         wait_for_url(f"http://127.0.0.1:{desk_port}/readyz", desk)
+        wait_for_url(f"http://127.0.0.1:{labels_port}/readyz", labels)
         url, server = start_prometheus(folder, prometheus_files, targets, sink[0])
         producer = Producer(producer_config(settings))
         with Payments(producer, settings.transactions_topic, gateway_url):
@@ -223,7 +228,7 @@ def monitoring(
     finally:
         if server is not None:
             server.stop()
-        for process in (streamer, gateway, alerts, desk):
+        for process in (streamer, gateway, alerts, desk, labels):
             process.kill()
         webhook.close()
 
