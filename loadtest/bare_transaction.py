@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
@@ -60,19 +61,22 @@ def measure_bare_transactions(settings: Settings, count: int = 400) -> BareTrans
         producer_config(settings)
         | {"transactional.id": _TOPIC, "linger.ms": 0, "retry.backoff.ms": 2}
     )
-    reader = TopicReader(settings, _TOPIC, from_end=True)
     parts: list[Records] = []
     done = threading.Event()
-
-    def follow() -> None:
-        while not done.is_set():
-            parts.append(reader.read(0.05))
-
-    try:
-        group = _joined(consumer)
+    with ExitStack() as stack:
+        stack.callback(producer.close)
+        stack.callback(consumer.close)
+        group = _joined(consumer)  # the broker knows the topic now
+        reader = TopicReader(settings, _TOPIC, from_end=True)
+        stack.callback(reader.close)
         producer.init_transactions(_TIMEOUT_S)
         while not reader.at_end:
             reader.read(0.1)
+
+        def follow() -> None:
+            while not done.is_set():
+                parts.append(reader.read(0.05))
+
         follower = threading.Thread(target=follow, name="follower")
         follower.start()
         try:
@@ -81,10 +85,6 @@ def measure_bare_transactions(settings: Settings, count: int = 400) -> BareTrans
         finally:
             done.set()
             follower.join()
-    finally:
-        reader.close()
-        consumer.close()
-        producer.close()
     records = Records.concat(parts)
     order = np.argsort(records.timestamp_ms, kind="stable")
     latencies_ms = (records.read_ms - records.timestamp_ms)[order][_WARM_UP * _MESSAGES :]
