@@ -72,6 +72,8 @@ def test_every_setting_of_the_desk_is_one(
     else:
         url = settings.case_store_url.get_secret_value()
         assert url == "postgresql+psycopg://desk:x@postgres/desk"
+        assert settings.valkey_url  # the payments around a case
+        assert "valkey_url" in compose["services"][name]["secrets"]
     assert compose["services"][name]["command"][0] in COMMANDS
 
 

@@ -33,6 +33,7 @@ PORTS = {
     "alerts": ("metrics", 9103),
     "desk": ("http", 8501),
     "desk-consumer": ("metrics", 9104),
+    "labels-watch": ("metrics", 9105),
 }
 
 
@@ -106,14 +107,16 @@ def test_every_setting_is_one(name: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
         settings = load_settings()
         if component.startswith("desk"):
             assert settings.case_store_url.get_secret_value() == "a-secret-value"
-        elif component == "alerts":  # asks neither the store nor a model
+            if component != "desk-migrate":  # the payments around a case
+                assert settings.valkey_url == "a-secret-value"
+        elif component in ("alerts", "labels-watch"):  # ask neither the store nor a model
             assert not settings.valkey_url
         else:
             assert settings.valkey_url == "a-secret-value"
             assert str(settings.model_repository) == "/models"
         assert settings.kafka_bootstrap_servers or component == "desk-migrate"
         seen += 1
-    assert seen == {"everything": 7, "aws": 6}.get(name, 3)
+    assert seen == {"everything": 8, "aws": 6}.get(name, 3)
 
 
 def test_numbers_of_the_values_stay_whole() -> None:
@@ -245,13 +248,15 @@ def test_the_desk_reaches_its_database_and_no_more() -> None:
         policy = find("everything", "NetworkPolicy", component)["spec"]
         return {p["port"] for rule in policy["egress"] for p in rule["ports"]}
 
-    assert ports("desk") == ports("desk-migrate") == {53, 5432}
-    assert ports("desk-consumer") == {53, 5432, 9096}
+    assert ports("desk-migrate") == {53, 5432}
+    assert ports("desk") == {53, 5432, 6379}
+    assert ports("desk-consumer") == {53, 5432, 6379, 9096}
     assert ports("alerts") == {53, 443, 465, 587, 9096}
+    assert ports("labels-watch") == {53, 9096}
     for component in ("desk", "desk-consumer", "desk-migrate"):
         pod = dict(pods("everything"))[component]
         mounted = {v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
-        assert "fraud-flagger-valkey" not in mounted
+        assert ("fraud-flagger-valkey" in mounted) == (component != "desk-migrate")
         assert mounted & {"desk-database", "desk-owner"}
 
 

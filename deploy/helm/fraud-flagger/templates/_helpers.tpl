@@ -119,6 +119,7 @@ capabilities: {drop: [ALL]}
 {{ include "ff.kafkaEnv" . }}
 - {name: FLAGGER_CASE_STORE_URL_FILE, value: /etc/flagger/cases/{{ .root.Values.desk.caseStore.secret.key }}}
 - {name: FLAGGER_DESK_USERS_FILE, value: /etc/flagger/desk/desk-users.json}
+- {name: FLAGGER_VALKEY_URL_FILE, value: /etc/flagger/valkey/{{ .root.Values.valkey.secret.key }}}
 {{- include "ff.settingsEnv" . }}
 {{- end }}
 
