@@ -53,9 +53,18 @@ def add_count(r: Any, bucket: int, count: int) -> bool:
 
 
 @kernel
-def add_label(r: Any, transaction_key: np.uint64, event_time_ms: int, is_fraud: bool) -> bool:
-    """Apply one label; a repeated label changes nothing, a corrected one moves the count.
+def _first_fraud_from(r: Any, bucket: int) -> int:
+    for b in range(bucket, r.head + 1):
+        if r.frauds[b % TERMINAL_BUCKETS] > 0:
+            return b
+    return NEW_BUCKET
 
+
+@kernel
+def add_label(r: Any, transaction_key: np.uint64, event_time_ms: int, is_fraud: bool) -> bool:
+    """Apply one label; a repeated label changes nothing, a corrected one takes the fraud back.
+
+    The last `LABEL_RING` labelled transactions of a terminal are remembered for that.
     Returns False if the transaction's bucket has already left the ring.
     """
     bucket = event_time_ms // TERMINAL_BUCKET_MS
@@ -84,6 +93,8 @@ def add_label(r: Any, transaction_key: np.uint64, event_time_ms: int, is_fraud: 
             r.first_fraud_bucket = bucket
     elif r.frauds[slot] > 0:
         r.frauds[slot] -= 1
+        if r.frauds[slot] == 0 and bucket == r.first_fraud_bucket:
+            r.first_fraud_bucket = _first_fraud_from(r, bucket + 1)
     return True
 
 

@@ -22,7 +22,7 @@ from flagger.features import (
     TransactionBatch,
 )
 from flagger.features.hashing import key_of
-from flagger.state.records import CUSTOMER, DAY_MS, HOUR_MS
+from flagger.state.records import CUSTOMER, DAY_MS, HOUR_MS, NEW_BUCKET, TERMINAL_BUCKET_MS
 
 START_MS = 1_700_006_400_000  # 2023-11-15T00:00:00Z, a day's and a half day's start
 VOCABULARIES = {name: (f"{name}-a", f"{name}-b") for name in CATEGORY_FIELDS}
@@ -112,6 +112,31 @@ def test_repeated_label_counts_once_and_a_correction_takes_it_back() -> None:
         record = engine.terminals.get(int(tx.terminal_key[0]))
         assert record is not None
         assert int(record["frauds"].sum()) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=40))
+def test_after_any_corrections_the_record_is_that_of_the_last_outcomes(
+    told: list[tuple[int, bool]],
+) -> None:
+    """Ten transactions, some in one half day; each may be labelled again and again."""
+    engine = FeatureEngine(CONTRACT)
+    times = [START_MS + n // 2 * 30 * HOUR_MS for n in range(10)]
+    tx = batch_of([(n, n, 7, time_ms, 10.0) for n, time_ms in enumerate(times)])
+    engine.process(tx)
+    for number, is_fraud in told:
+        one = slice(number, number + 1)
+        outcome = np.array([is_fraud], np.uint8)
+        engine.apply_labels(
+            LabelBatch(
+                tx.transaction_key[one], tx.terminal_key[one], tx.event_time_ms[one], outcome
+            )
+        )
+    frauds = [times[n] // TERMINAL_BUCKET_MS for n, is_fraud in dict(told).items() if is_fraud]
+    record = engine.terminals.get(int(tx.terminal_key[0]))
+    assert record is not None
+    assert int(record["frauds"].sum()) == len(frauds)
+    assert record["first_fraud_bucket"].item() == min(frauds, default=NEW_BUCKET)
 
 
 def test_categories_unknown_to_the_model_are_code_zero() -> None:
