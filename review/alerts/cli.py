@@ -15,6 +15,7 @@ from flagger.settings import load_settings
 from review.alerts.metrics import AlertMetrics
 from review.alerts.receivers import Transport, apprise_transport
 from review.alerts.rules import AlertRules, load_alert_rules
+from review.alerts.segments import read_segments
 from review.alerts.service import AlertService
 from review.alerts.texts import notice
 
@@ -67,6 +68,7 @@ def check(file: Path | None, send: bool) -> None:
     """Check the file and its URLs; with --send, that receivers take messages. Exit code 1: no."""
     rules = load_alert_rules(file or load_settings().alerts_file)
     transports = _transports(rules)
+    read_segments(rules)
     if rules.heartbeat is not None:
         rules.heartbeat.read("heartbeat")
     console = Console()

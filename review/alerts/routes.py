@@ -8,15 +8,21 @@ route's own offset travels in the committed offset's metadata.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
 
 from flagger.alert import Alert
 from review.alerts.digest import Digest
-from review.alerts.rules import AlertRule, Severity, route_id
+from review.alerts.rules import AlertRule, Severity
 
-__all__ = ["Route", "decode_progress", "encode_progress"]
+__all__ = ["Route", "decode_progress", "encode_progress", "route_id"]
+
+
+def route_id(rule: str, receiver: str) -> str:
+    """Return the short name under which a pair's progress is kept, 8 hex digits."""
+    return hashlib.sha256(f"{rule}\0{receiver}".encode()).hexdigest()[:8]
 
 
 class Route:

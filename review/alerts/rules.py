@@ -15,9 +15,9 @@ twice. URLs hold passwords and tokens: they never stand in this file, and are ne
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -33,6 +33,7 @@ __all__ = [
     "AlertRules",
     "Heartbeat",
     "Secret",
+    "Segment",
     "Severity",
     "Silence",
     "load_alert_rules",
@@ -100,6 +101,16 @@ class Heartbeat(Secret, frozen=True, forbid_unknown_fields=True):
     every_s: _Seconds = 60.0
 
 
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A group of customers that rules can name; see `review.alerts.segments`.
+
+    Attributes:
+        customers_file: A file with one customer id a line, read at the start.
+    """
+
+    customers_file: str
+
+
 class Silence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tell somebody when no decision was made for a time.
 
@@ -128,6 +139,7 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         currency: ISO 4217.
         merchant_category: ISO 18245.
         terminal_id: Merchants' terminals.
+        segment: Passes if the customer is in one of these segments of the file.
         min_amount: Passes from this amount on, in units of the alert's currency.
         min_score: Passes from this score on; an alert without a score does not.
         min_severity: Passes from this severity on.
@@ -146,6 +158,7 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     currency: list[str] = []
     merchant_category: list[str] = []
     terminal_id: list[str] = []
+    segment: list[str] = []
     min_amount: _NotNegative = 0.0
     min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     min_severity: Severity = "info"
@@ -153,8 +166,16 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest_every_s: _Seconds = 300.0
     named: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
 
-    def matches(self, alert: Alert, severity: Severity) -> bool:
-        """Return True if the alert passes every condition."""
+    def matches(
+        self, alert: Alert, severity: Severity, segments: Mapping[str, frozenset[str]]
+    ) -> bool:
+        """Return True if the alert passes every condition.
+
+        Args:
+            alert: What was flagged.
+            severity: `AlertRules.severity_of` it.
+            segments: Segment -> ids of its customers; each that is named is there.
+        """
         if alert.amount < self.min_amount:
             return False
         if SEVERITIES.index(severity) < SEVERITIES.index(self.min_severity):
@@ -162,6 +183,8 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.min_score is not None and (alert.score is None or alert.score < self.min_score):
             return False
         if self.reason_code and not set(self.reason_code) & set(alert.reason_codes):
+            return False
+        if self.segment and not any(alert.customer_id in segments[name] for name in self.segment):
             return False
         return all(
             not wanted or value in wanted
@@ -188,6 +211,7 @@ class AlertRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         desk_url: Link to a case, with `{transaction_id}` in it; "": none.
         heartbeat: The dead man's switch.
         silence: Watches for decisions that stay away.
+        segment: Name -> whose customers are in it.
     """
 
     receiver: dict[_Name, Secret]
@@ -196,6 +220,7 @@ class AlertRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     desk_url: str = ""
     heartbeat: Heartbeat | None = None
     silence: Silence | None = None
+    segment: dict[_Name, Segment] = {}
 
     def severity_of(self, alert: Alert) -> Severity:
         """Return how severe an alert is."""
@@ -207,11 +232,6 @@ class AlertRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def rules_of(self, receiver: str) -> list[AlertRule]:
         """Return the rules that name a receiver, in their order."""
         return [rule for rule in self.rule if receiver in rule.receivers]
-
-
-def route_id(rule: str, receiver: str) -> str:
-    """Return the short name under which a pair's progress is kept, 8 hex digits."""
-    return hashlib.sha256(f"{rule}\0{receiver}".encode()).hexdigest()[:8]
 
 
 def load_alert_rules(path: Path) -> AlertRules:
@@ -263,6 +283,12 @@ def _check_names(path: Path, found: AlertRules) -> None:
             raise ConfigurationError(
                 f"{path}: {user}: receivers names {', '.join(unknown) or 'nobody'}; there are "
                 f"{', '.join(sorted(found.receiver)) or 'none'}."
+            )
+    for rule in found.rule:
+        if missing := sorted(set(rule.segment) - found.segment.keys()):
+            raise ConfigurationError(
+                f"{path}: rule {rule.name}: segment names {', '.join(missing)}; there are "
+                f"{', '.join(sorted(found.segment)) or 'none'}."
             )
     pairs = [(rule.name, receiver) for rule in found.rule for receiver in set(rule.receivers)]
     if not 0 < len(pairs) <= MAX_ROUTES:

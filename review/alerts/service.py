@@ -26,6 +26,7 @@ from review.alerts.metrics import AlertMetrics
 from review.alerts.receivers import Delivery, Receiver, Transport
 from review.alerts.routes import Route, decode_progress, encode_progress
 from review.alerts.rules import AlertRules
+from review.alerts.segments import read_segments
 from review.alerts.source import AlertSource
 from review.alerts.texts import Text, of_digest
 from review.alerts.watch import Watch
@@ -75,6 +76,7 @@ class AlertService:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._rules = rules
+        self._segments = read_segments(rules)
         self._metrics = metrics
         self._keep_going = keep_going
         self._health = health or Health({"partitions": "Kafka has assigned no partition yet."})
@@ -137,7 +139,7 @@ class AlertService:
         matched = False
         for routes in self._routes.values():
             for route in routes:
-                if route.rule.matches(alert, severity):
+                if route.rule.matches(alert, severity, self._segments):
                     route.add(partition, offset, alert, severity, message.timestamp()[1])
                     matched = True
                     break

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from flagger.alert import Alert
 from review.alerts.digest import MAX_DISTINCT, Digest
-from review.alerts.routes import Route, decode_progress, encode_progress
-from review.alerts.rules import AlertRule, route_id
+from review.alerts.routes import Route, decode_progress, encode_progress, route_id
+from review.alerts.rules import AlertRule
 from review.alerts.texts import of_digest
 
 

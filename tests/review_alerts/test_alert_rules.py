@@ -11,6 +11,7 @@ from flagger.alert import Alert
 from flagger.errors import ConfigurationError
 from review.alerts.receivers import apprise_transport, mask_secrets
 from review.alerts.rules import AlertRule, AlertRules, Secret, load_alert_rules
+from review.alerts.segments import read_segments
 
 GOOD = """
 [receiver.duty]
@@ -53,6 +54,7 @@ def rules(**fields: Any) -> AlertRules:
         ({"country": ["FR"]}, {}, {"country": None}),
         ({"currency": ["EUR"]}, {"currency": "EUR"}, {}),
         ({"merchant_category": ["7995"]}, {"merchant_category": "7995"}, {}),
+        ({"segment": ["vip"]}, {"customer_id": "c7"}, {"customer_id": "c70"}),
         ({"terminal_id": ["m1"]}, {}, {"terminal_id": "m2"}),
         ({"reason_code": ["rule"]}, {"reason_codes": ["score", "rule"]}, {}),
         ({"min_severity": "critical"}, {"decision": "decline"}, {}),
@@ -66,7 +68,7 @@ def test_each_condition(
     (rule,) = made.rule
     for fields, expected in ((passing, True), (failing, False)):
         told = alert(**fields)
-        assert rule.matches(told, made.severity_of(told)) is expected
+        assert rule.matches(told, made.severity_of(told), {"vip": frozenset({"c7"})}) is expected
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,7 @@ def test_each_condition(
         (('name = "all"', 'name = "all"\nburst = 0'), ["rule 1 (all)", "burst"]),
         (('name = "all"', 'name = "all"\ndecision = ["approve"]'), ["decision", "approve"]),
         (("[[rule]]", '[[rule]]\nname = "all"\nreceivers = ["duty"]\n[[rule]]'), ["two rules"]),
+        (('name = "all"', 'name = "all"\nsegment = ["vip"]'), ["rule all", "vip", "are none"]),
         (("url_env", "url"), ["receiver", "url"]),
         (("[receiver.duty]", "[receiver.duty"), ["line 2"]),
     ],
@@ -94,6 +97,22 @@ def test_what_is_wrong_is_named(change: tuple[str, str], words: list[str], tmp_p
     assert str(file) in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_segments_are_lists_of_customers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, customers = tmp_path / "alerts.toml", tmp_path / "vip.txt"
+    file.write_text(GOOD + f'segment = ["vip"]\n[segment.vip]\ncustomers_file = "{customers}"\n')
+    made = load_alert_rules(file)
+    with pytest.raises(ConfigurationError, match=r"segment vip: .*one customer id a line"):
+        read_segments(made)
+    customers.write_text("\n \n")
+    with pytest.raises(ConfigurationError, match="names no customer"):
+        read_segments(made)
+    customers.write_text("c7\r\n\nZoë 9 \nc7\n", encoding="utf-8")
+    assert read_segments(made) == {"vip": {"c7", "Zoë 9"}}
+    monkeypatch.setattr("review.alerts.segments.MAX_SEGMENT_CUSTOMERS", 1)
+    with pytest.raises(ConfigurationError, match="more than 1 customers"):
+        read_segments(made)
 
 
 def test_secrets_come_from_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
