@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import msgspec
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from sqlalchemy import text
 
 from deploy.local.server import free_ports
@@ -25,7 +25,7 @@ from flagger.settings import ENV_PREFIX, Settings
 from flagger.wire.messages import Label, parse_label
 from loadtest.processes import FlaggerProcess, environment_of
 from loadtest.topic_reader import read_topic
-from review.consumer import DeskConsumer
+from review.consumer import DeskConsumer, consumer_config, group_of, stay_in_group
 from review.database import open_engine, require_layout
 from review.life import Analyst, CaseLife
 from review.metrics import DeskMetrics
@@ -275,3 +275,25 @@ def test_the_command_serves_its_health_and_ends_on_a_signal(world: World, flag: 
     finally:
         process.kill()
     assert world.queries.page(Filter()).count == 1
+
+
+def test_waiting_takes_no_message_even_from_a_partition_that_comes_meanwhile(
+    world: World, flag: MakeFlag
+) -> None:
+    """Partitions that come during the wait are not paused: what they give is read again."""
+    world.send([flag(n) for n in range(20)])
+    consumer = Consumer(consumer_config(world.settings, group_of(world.settings)))
+    consumer.subscribe([world.settings.alerts_topic])
+    try:
+        deadline_s = time.monotonic() + 30
+        while not consumer.assignment():
+            assert time.monotonic() < deadline_s
+            stay_in_group(consumer, 5.0)
+        read: set[tuple[int, int]] = set()
+        while len(read) < 20:
+            message = consumer.poll(5.0)
+            assert message is not None, sorted(read)
+            assert message.error() is None
+            read.add((message.partition(), message.offset()))
+    finally:
+        consumer.close()
