@@ -26,7 +26,9 @@ def test_the_file_in_the_documentation_of_alerts(tmp_path: Path) -> None:
     file = tmp_path / "alerts.toml"
     file.write_text(shown("alerts.md"))
     rules = load_alert_rules(file)
-    assert [rule.name for rule in rules.rule] == ["large declines", "the rest"]
+    names = ["private banking", "large declines", "the rest"]
+    assert [rule.name for rule in rules.rule] == names
+    assert rules.rule[0].segment == list(rules.segment) == ["private-banking"]
     assert rules.silence is not None
 
 
