@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
-import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from flagger.errors import ConfigurationError, ModelRefusedError, ModelUnavailableError
-from flagger.tracing import trace_headers
 from flagger.triton_address import endpoint
 from flagger.triton_errors import ModelName, map_error
 
@@ -31,7 +29,6 @@ __all__ = [
     "MAX_EXPLAINED_ROWS",
     "OUTPUT",
     "STREAMER_PRIORITY",
-    "AsyncScorer",
     "ModelName",
     "Pending",
     "PendingScores",
@@ -222,69 +219,3 @@ class Scorer:
     def close(self) -> None:
         """Close the channel."""
         self._client.close()
-
-
-class AsyncScorer:
-    """Scoring on an event loop, for the gateway. Cancelling the call cancels it in the server."""
-
-    def __init__(self, url: str) -> None:
-        self._client = triton_aio.InferenceServerClient(
-            **endpoint(url), channel_args=CHANNEL_OPTIONS
-        )
-
-    async def score(
-        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
-    ) -> npt.NDArray[np.float32]:
-        """Score float32 [n, F] rows within `timeout_ms`; raises ModelError."""
-        return await self._ask(rows, model, timeout_ms, None, _scores)
-
-    async def explain(
-        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
-    ) -> npt.NDArray[np.float32]:
-        """Return the contributions of float32 [n, F] rows, float32 [n, F + 1].
-
-        Args:
-            rows: 1 to MAX_EXPLAINED_ROWS rows.
-            model: The entry that explains (`flagger.models.EXPLAIN_ENTRY`) and the version.
-            timeout_ms: Limit of this request.
-
-        Raises:
-            ModelError: There is no explanation; the decision stands all the same.
-        """
-        return await self._ask(rows, model, timeout_ms, _explanation(), _contributions)
-
-    async def _ask(
-        self,
-        rows: npt.NDArray[np.float32],
-        model: ModelName,
-        timeout_ms: float,
-        outputs: list[Any] | None,
-        read: _Read,
-    ) -> npt.NDArray[np.float32]:
-        try:
-            result = await self._client.infer(
-                model.name,
-                _request(rows),
-                model_version=model.version,
-                outputs=outputs,
-                priority=GATEWAY_PRIORITY,
-                timeout=max(int(timeout_ms * 1000), 1),
-                client_timeout=timeout_ms / 1000,
-                headers=trace_headers(),
-            )
-        except InferenceServerException as error:
-            raise map_error(error, model) from error
-        return read(result, len(rows), model)
-
-    async def is_ready(self, model: ModelName) -> bool:
-        """Return True if the server answers and the model version is loaded."""
-        try:
-            return bool(
-                await self._client.is_model_ready(model.name, model.version, client_timeout=2)
-            )
-        except InferenceServerException:
-            return False
-
-    async def close(self) -> None:
-        """Close the channel."""
-        await self._client.close()

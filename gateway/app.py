@@ -141,9 +141,10 @@ def create_app(
 
 
 class GatewayApp(FastAPI):
-    """Answers `POST /v1/score` itself: the way through nine layers costs 60 us of CPU.
+    """Answers `POST /v1/score` itself: on the hot path the framework's layers only cost CPU.
 
-    None of these layers does anything for it: what it raises becomes a problem in its own code.
+    None of them does anything for it: what it raises becomes a problem in its own code. Middleware
+    that is added to the app later does not apply to it either.
     """
 
     def __init__(self, **options: Any) -> None:

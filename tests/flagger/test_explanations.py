@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,12 @@ import xgboost
 
 from deploy.local.stack import LocalStack
 from export.training import SAMPLE_FILE, sample_rows
-from flagger.errors import ModelError
 from flagger.explanations import REST_S, Explainer
 from flagger.features import FEATURE_NAMES
-from flagger.models import EXPLAIN_ENTRY, FIL_ENTRY, load_version, version_folder
+from flagger.models import FIL_ENTRY, load_version, version_folder
 from flagger.policy import APPROVE
 from flagger.reasons import MAX_TOPICS, SCORE_CODE, ReasonWriter
-from flagger.triton import MAX_EXPLAINED_ROWS, AsyncScorer, ModelName, Scorer
+from flagger.triton import MAX_EXPLAINED_ROWS, ModelName, Scorer
 
 pytestmark = pytest.mark.stack
 
@@ -159,23 +157,3 @@ def test_switched_off_asks_nobody(real_rows: Rows) -> None:
     finally:
         connection.close()
     assert missing == []
-
-
-def test_the_gateways_connection_explains_one_row(
-    stack: LocalStack, published: Published, real_rows: Rows
-) -> None:
-    model = ModelName(EXPLAIN_ENTRY, published[1])
-
-    async def ask(url: str, version: str) -> Rows:
-        connection = AsyncScorer(url)
-        try:
-            return await connection.explain(
-                np.ascontiguousarray(real_rows[:1]), ModelName(EXPLAIN_ENTRY, version), 5_000
-            )
-        finally:
-            await connection.close()
-
-    answer = asyncio.run(ask(stack.addresses.triton_url, model.version))
-    assert answer.shape == (1, len(FEATURE_NAMES) + 1)
-    with pytest.raises(ModelError, match="fraud_fil_explain version 999"):
-        asyncio.run(ask(stack.addresses.triton_url, "999"))
