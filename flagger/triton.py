@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from flagger.errors import ConfigurationError, ModelRefusedError, ModelUnavailableError
+from flagger.tracing import trace_headers
 from flagger.triton_address import endpoint
 from flagger.triton_errors import ModelName, map_error
 
@@ -29,6 +31,7 @@ __all__ = [
     "MAX_EXPLAINED_ROWS",
     "OUTPUT",
     "STREAMER_PRIORITY",
+    "AsyncScorer",
     "ModelName",
     "Pending",
     "PendingScores",
@@ -67,12 +70,23 @@ def _explanation() -> list[Any]:
     return [triton.InferRequestedOutput(CONTRIBUTIONS)]
 
 
+def _output(result: Any, name: str) -> npt.NDArray[np.float32] | None:
+    try:
+        output: npt.NDArray[np.float32] | None = result.as_numpy(name)
+    except ValueError:  # its bytes are not what its type and shape say
+        return None
+    return output
+
+
+def _form(output: npt.NDArray[Any] | None) -> str:
+    return "nothing readable" if output is None else f"{output.dtype} {list(output.shape)}"
+
+
 def _scores(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
-    output: npt.NDArray[np.float32] | None = result.as_numpy(OUTPUT)
-    if output is None or output.size not in (n, 2 * n):
-        shape = None if output is None else output.shape
+    output = _output(result, OUTPUT)
+    if output is None or output.dtype != np.float32 or output.size not in (n, 2 * n):
         raise ModelRefusedError(
-            f"{model.name} version {model.version} answered {OUTPUT} of shape {shape} for {n} "
+            f"{model.name} version {model.version} answered {OUTPUT} as {_form(output)} for {n} "
             f"rows; export the model again."
         )
     scores: npt.NDArray[np.float32] = np.ascontiguousarray(output.reshape(n, -1)[:, -1])
@@ -85,11 +99,16 @@ def _scores(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
 
 
 def _contributions(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
-    output: npt.NDArray[np.float32] | None = result.as_numpy(CONTRIBUTIONS)
-    if output is None or output.size == 0 or output.size % n or not np.isfinite(output).all():
-        shape = None if output is None else output.shape
+    output = _output(result, CONTRIBUTIONS)
+    if (
+        output is None
+        or output.dtype != np.float32
+        or output.size == 0
+        or output.size % n
+        or not np.isfinite(output).all()
+    ):
         raise ModelRefusedError(
-            f"{model.name} version {model.version} answered {CONTRIBUTIONS} of shape {shape} for "
+            f"{model.name} version {model.version} answered {CONTRIBUTIONS} as {_form(output)} for "
             f"{n} rows, or numbers that are not finite; export the model again."
         )
     return output.reshape(n, -1)
@@ -219,3 +238,69 @@ class Scorer:
     def close(self) -> None:
         """Close the channel."""
         self._client.close()
+
+
+class AsyncScorer:
+    """Scoring on an event loop, for the gateway. Cancelling the call cancels it in the server."""
+
+    def __init__(self, url: str) -> None:
+        self._client = triton_aio.InferenceServerClient(
+            **endpoint(url), channel_args=CHANNEL_OPTIONS
+        )
+
+    async def score(
+        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
+    ) -> npt.NDArray[np.float32]:
+        """Score float32 [n, F] rows within `timeout_ms`; raises ModelError."""
+        return await self._ask(rows, model, timeout_ms, None, _scores)
+
+    async def explain(
+        self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
+    ) -> npt.NDArray[np.float32]:
+        """Return the contributions of float32 [n, F] rows, float32 [n, F + 1].
+
+        Args:
+            rows: 1 to MAX_EXPLAINED_ROWS rows.
+            model: The entry that explains (`flagger.models.EXPLAIN_ENTRY`) and the version.
+            timeout_ms: Limit of this request.
+
+        Raises:
+            ModelError: There is no explanation; the decision stands all the same.
+        """
+        return await self._ask(rows, model, timeout_ms, _explanation(), _contributions)
+
+    async def _ask(
+        self,
+        rows: npt.NDArray[np.float32],
+        model: ModelName,
+        timeout_ms: float,
+        outputs: list[Any] | None,
+        read: _Read,
+    ) -> npt.NDArray[np.float32]:
+        try:
+            result = await self._client.infer(
+                model.name,
+                _request(rows),
+                model_version=model.version,
+                outputs=outputs,
+                priority=GATEWAY_PRIORITY,
+                timeout=max(int(timeout_ms * 1000), 1),
+                client_timeout=timeout_ms / 1000,
+                headers=trace_headers(),
+            )
+        except InferenceServerException as error:
+            raise map_error(error, model) from error
+        return read(result, len(rows), model)
+
+    async def is_ready(self, model: ModelName) -> bool:
+        """Return True if the server answers and the model version is loaded."""
+        try:
+            return bool(
+                await self._client.is_model_ready(model.name, model.version, client_timeout=2)
+            )
+        except InferenceServerException:
+            return False
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._client.close()

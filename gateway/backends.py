@@ -6,6 +6,8 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from tritonclient.utils import InferenceServerException
+
 from flagger.decision_table import DecisionTable
 from flagger.errors import (
     ConfigurationError,
@@ -16,18 +18,31 @@ from flagger.errors import (
 from flagger.features import FEATURE_NAMES
 from flagger.models import live_version
 from flagger.settings import Settings
-from flagger.triton import ModelName, Scorer
+from flagger.triton import AsyncScorer, ModelName, Scorer
 from gateway.live import LiveModel, Serving
 from gateway.lookup import ArchivedDecisions, DecisionLookup, RecentDecisions
 from gateway.micro_batch import MicroBatcher
 from gateway.ports import Log, ModelScorer
 from gateway.producer import TransactionLog, TransactionLogError
 from gateway.state import AsyncStateStore
-from gateway.triton_call import PROBE_TIMEOUT_S, GatewayScorer
 
-__all__ = ["Backends", "connect", "find_missing"]
+__all__ = ["Backends", "GatewayScorer", "connect", "find_missing"]
+
+PROBE_TIMEOUT_S = 1.0
+"""Limit of each readiness check; they run side by side."""
 
 logger = logging.getLogger(__name__)
+
+
+class GatewayScorer(AsyncScorer):
+    """The core's scorer, and whether the server itself lives."""
+
+    async def is_live(self) -> bool:
+        """Return True if the server answers, whatever models it has."""
+        try:
+            return bool(await self._client.is_server_live(client_timeout=PROBE_TIMEOUT_S))
+        except InferenceServerException:
+            return False
 
 
 @dataclass(frozen=True)

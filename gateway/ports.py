@@ -13,7 +13,7 @@ __all__ = ["Log", "ModelScorer"]
 
 
 class ModelScorer(Protocol):
-    """What the gateway needs of Triton; see `gateway.triton_call.GatewayScorer`."""
+    """What the gateway needs of Triton; see `flagger.triton.AsyncScorer`."""
 
     async def score(
         self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
