@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,10 +21,10 @@ def endpoint(url: str) -> dict[str, Any]:
             the server's authorities (default: gRPC's own), the others our certificate (mTLS).
 
     Raises:
-        ConfigurationError: Unknown scheme or option.
+        ConfigurationError: Unknown scheme or option, or a file cannot be read.
 
-    >>> endpoint("grpcs://triton:8001?ca=/etc/ca.pem")
-    {'url': 'triton:8001', 'ssl': True, 'root_certificates': '/etc/ca.pem'}
+    >>> endpoint("triton:8001")
+    {'url': 'triton:8001'}
     """
     if "://" not in url:
         return {"url": url}
@@ -34,5 +35,10 @@ def endpoint(url: str) -> dict[str, Any]:
             f"FLAGGER_TRITON_URL {url!r} is not an address: write host:port, or "
             "grpcs://host:port?ca=FILE&cert=FILE&key=FILE for TLS."
         )
+    for name, path in options.items():
+        if not os.access(path, os.R_OK):
+            raise ConfigurationError(
+                f"FLAGGER_TRITON_URL: {name}={path} is not there or cannot be read."
+            )
     files = {_FILES[name]: path for name, path in options.items()}
     return {"url": parts.netloc, "ssl": True, **files}

@@ -50,11 +50,17 @@ def test_secrets_come_from_files_and_stay_masked(
         load_settings()
 
 
-def test_addresses_of_triton() -> None:
+def test_addresses_of_triton(tmp_path: Path) -> None:
     assert endpoint("triton:8001") == {"url": "triton:8001"}
-    found = endpoint("grpcs://triton:8001?ca=/a&cert=/b&key=/c")
+    for name in "abc":
+        (tmp_path / name).touch()
+    address = f"grpcs://triton:8001?ca={tmp_path}/a&cert={tmp_path}/b&key={tmp_path}/c"
+    found = endpoint(address)
     assert found["ssl"] is True
-    assert found["private_key"] == "/c"
+    assert found["private_key"] == str(tmp_path / "c")
+    (tmp_path / "c").unlink()
+    with pytest.raises(ConfigurationError, match=r"key=.*/c is not there"):
+        endpoint(address)
     for bad in ("http://triton:8001", "grpcs://triton:8001?cafile=/a"):
         with pytest.raises(ConfigurationError, match="FLAGGER_TRITON_URL"):
             endpoint(bad)
