@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.table import Table
 
+from deploy.scale_simulation import compare, simulate
 from deploy.scaling import Demand, Figures, Plan, limits_of, plan_for
 from deploy.valkey_rate import measure_valkey
 from flagger.settings import load_settings
@@ -57,6 +59,36 @@ def _figures(results: Path | None, valkey: bool, figures_file: Path | None) -> F
     return found
 
 
+def _print_simulation(demands: list[Demand], figures: Figures) -> None:
+    console = Console(width=_WIDTH, highlight=False)
+    table = Table(title="Simulated, not measured: streamers at the peak, with bursts")
+    for name in ("tx/s", "streamers", "simulated", "p50 ms", "p99 ms", "busiest thread",
+                 "peak lag", "catch-up s"):  # fmt: skip
+        table.add_column(name, justify="right")
+    for demand in demands:
+        row = simulate(demand, figures)
+        table.add_row(
+            f"{row.rate:,.0f}", f"{row.streamers:,}", f"{row.sampled:,}", f"{row.p50_ms:.1f}",
+            f"{row.p99_ms:.1f}", f"{row.utilisation:.0%}", f"{row.peak_lag:,}",
+            f"{row.catch_up_s:.2f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "Peak lag: messages, as the busiest streamer is killed. Catch-up: from its first decision "
+        "after the restart until the lag is usual again."
+    )
+    table = Table(title="One streamer, no bursts: measured beside simulated")
+    for name in ("tx/s", "p50 measured", "simulated", "error", "p99 measured", "simulated",
+                 "error"):  # fmt: skip
+        table.add_column(name, justify="right")
+    for found in compare(figures):
+        cells = [f"{found.rate:,}"]
+        for measured, made in zip(found.measured_ms, found.simulated_ms, strict=True):
+            cells += [f"{measured:.1f}", f"{made:.1f}", f"{made / measured - 1:+.0%}"]
+        table.add_row(*cells)
+    console.print(table)
+
+
 @click.command()
 @click.option(
     "--rate", "rates", multiple=True, type=click.FloatRange(min=1),
@@ -80,6 +112,8 @@ def _figures(results: Path | None, valkey: bool, figures_file: Path | None) -> F
               help="Measure Valkey at FLAGGER_VALKEY_URL, an empty database.")  # fmt: skip
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the figures that were used.")  # fmt: skip
+@click.option("--simulate", "simulated", is_flag=True,
+              help="Simulate the plan's streamers instead, one of them lost.")  # fmt: skip
 def scale(
     rates: tuple[float, ...],
     gateway_share: float,
@@ -90,6 +124,7 @@ def scale(
     results: Path | None,
     valkey: bool,
     save: Path | None,
+    simulated: bool,
 ) -> None:
     """Compute what a rate of payments needs, and what breaks first on the way there.
 
@@ -104,6 +139,9 @@ def scale(
         if customers is not None:
             demand = replace(demand, customers_per_tps=customers / rate)
         demands.append(demand)
+    if simulated:
+        _print_simulation(demands, figures)
+        return
     columns = [plan_rows(plan_for(figures, demand)) for demand in demands]
     lines = ["| at the peak, tx/s | " + " | ".join(f"{rate:,.0f}" for rate in rates) + " |"]
     lines.append("|---" * (len(rates) + 1) + "|")

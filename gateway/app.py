@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from flagger import __version__
 from flagger.brakes import BrakeLimits, Brakes
@@ -33,7 +31,6 @@ from gateway.openapi import document
 from gateway.overrule import follow_rulebook
 from gateway.problems import ProblemError
 from gateway.routes import ROUTES
-from gateway.routes_score import SCORE_PATH, score
 from gateway.service import ScoringService
 
 __all__ = ["create_app"]
@@ -123,7 +120,7 @@ def create_app(
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    app = GatewayApp(
+    app = FastAPI(
         title="Fraud Flagger gateway",
         version=__version__,
         summary="Approve, review or decline a payment within the deadline.",
@@ -138,32 +135,6 @@ def create_app(
     app.add_exception_handler(HTTPException, _http_problem)
     app.openapi = lambda: document(app, ROUTES)  # type: ignore[method-assign]
     return app
-
-
-class GatewayApp(FastAPI):
-    """Answers `POST /v1/score` itself: on the hot path the framework's layers only cost CPU.
-
-    None of them does anything for it: what it raises becomes a problem in its own code. Middleware
-    that is added to the app later does not apply to it either.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._score = AnswerHeaders(_score_directly)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        is_score = scope["type"] == "http" and scope["path"] == SCORE_PATH
-        if is_score and scope["method"] == "POST":
-            scope["app"] = self
-            await self._score(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-
-async def _score_directly(scope: Scope, receive: Receive, send: Send) -> None:
-    response = await score(Request(scope, receive))
-    await response(scope, receive, send)
 
 
 async def _connected(
