@@ -64,8 +64,9 @@ def _first_fraud_from(r: Any, bucket: int) -> int:
 def add_label(r: Any, transaction_key: np.uint64, event_time_ms: int, is_fraud: bool) -> bool:
     """Apply one label; a repeated label changes nothing, a corrected one takes the fraud back.
 
-    The last `LABEL_RING` labelled transactions of a terminal are remembered for that.
-    Returns False if the transaction's bucket has already left the ring.
+    Exact while the transaction's bucket is in the ring (40 days) and its label among the terminal's
+    last `LABEL_RING`; after that a correction takes neither fraud nor first fraud back, and a
+    repeated label counts again. Returns False if the transaction's bucket has already left the ring.
     """
     bucket = event_time_ms // TERMINAL_BUCKET_MS
     _advance(r, bucket)
