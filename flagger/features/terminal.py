@@ -66,7 +66,8 @@ def add_label(r: Any, transaction_key: np.uint64, event_time_ms: int, is_fraud: 
 
     Exact while the transaction's bucket is in the ring (40 days) and its label among the terminal's
     last `LABEL_RING`; after that a correction takes neither fraud nor first fraud back, and a
-    repeated label counts again. Returns False if the transaction's bucket has already left the ring.
+    repeated label counts again.
+    Returns False if the transaction's bucket has already left the ring.
     """
     bucket = event_time_ms // TERMINAL_BUCKET_MS
     _advance(r, bucket)
