@@ -10,7 +10,13 @@ from pathlib import Path
 from flagger.errors import ConfigurationError
 from flagger.settings import Settings, load_settings
 
-__all__ = ["ADDRESS_FIELDS", "STACK_FILE", "fill_addresses", "resolve_settings"]
+__all__ = [
+    "ADDRESS_FIELDS",
+    "STACK_FILE",
+    "fill_addresses",
+    "resolve_kafka_settings",
+    "resolve_settings",
+]
 
 STACK_FILE = Path(".flagger") / "stack.json"
 """Written by `flagger up`: process ids and addresses of the embedded stack."""
@@ -57,6 +63,12 @@ def fill_addresses(settings: Settings, stack_file: Path = STACK_FILE) -> Setting
 def resolve_settings() -> Settings:
     """Read the settings from the environment and fill in the addresses."""
     return fill_addresses(load_settings())
+
+
+def resolve_kafka_settings() -> Settings:
+    """The same for what needs neither Triton nor Valkey: a Kafka that is set is enough."""
+    settings = load_settings()
+    return settings if settings.kafka_bootstrap_servers else fill_addresses(settings)
 
 
 def _variables(names: Iterable[str]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-__all__ = ["SCORE_BUCKETS", "Instruments"]
+from flagger.health import Health
+
+__all__ = ["SCORE_BUCKETS", "Instruments", "show_waiting"]
 
 SCORE_BUCKETS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
@@ -43,3 +46,9 @@ class Instruments:
         """Return a histogram with these upper bounds."""
         name = f"{self._prefix}_{name}"
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+def show_waiting(waiting: Gauge, health: Health, parts: Iterable[str]) -> None:
+    """Have a gauge with the label `part` say what a service waits for when it is asked."""
+    for part in parts:
+        waiting.labels(part).set_function(partial(health.is_waiting_for, part))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flagger.addresses import fill_addresses
+from flagger.addresses import resolve_kafka_settings
 from flagger.errors import ConfigurationError
 from flagger.health import Health, serve_health
 from flagger.service import log_to_stderr, metrics_options, until_stopped
@@ -50,7 +50,7 @@ def consume(metrics_port: int, metrics_host: str) -> None:
     from review.store import CaseStore
 
     log_to_stderr()
-    settings = _with_kafka(load_settings())
+    settings = resolve_kafka_settings()
     engine = open_engine(settings.case_store_url.get_secret_value())
     require_layout(engine)
     keep_going = until_stopped()
@@ -133,11 +133,6 @@ def _history(settings: Settings, metrics: DeskMetrics, health: Health) -> Histor
         return None
     history = PaymentHistory(settings.valkey_url, kept, settings.desk_history_days)
     return HistoryThread(settings, history, metrics, health)
-
-
-def _with_kafka(settings: Settings) -> Settings:
-    """Fill in the embedded stack's addresses, where Kafka's is not set."""
-    return settings if settings.kafka_bootstrap_servers else fill_addresses(settings)
 
 
 def _now_ms() -> int:

@@ -10,8 +10,7 @@ A crash may put a payment into a list twice; readers see it once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -19,6 +18,7 @@ import valkey
 
 from flagger.errors import ConfigurationError, StateStoreError
 from flagger.features.hashing import key_of
+from flagger.state.store import mapped_errors
 from flagger.wire.messages import Transaction
 
 __all__ = ["Entity", "Payment", "PaymentHistory", "payment_of"]
@@ -29,6 +29,7 @@ _PREFIXES: dict[Entity, bytes] = {"customer": b"ff:pay:c:", "terminal": b"ff:pay
 _CHUNK = 250
 """Payments of one call: about 1 ms of the server's time, in which nobody else is answered."""
 _DAY_S = 86_400
+_MEANWHILE = "payments wait on their topic meanwhile"
 
 _ADD = """
 for i, name in ipairs(KEYS) do
@@ -85,17 +86,6 @@ def payment_of(transaction: Transaction) -> Payment:
     )
 
 
-@contextmanager
-def _mapped(what: str) -> Iterator[None]:
-    try:
-        yield
-    except valkey.exceptions.ValkeyError as error:
-        raise StateStoreError(
-            f"Valkey did not {what}: {error}. Check FLAGGER_VALKEY_URL and the server; payments "
-            f"wait on their topic meanwhile."
-        ) from error
-
-
 class PaymentHistory:
     """Writes and reads the lists; blocking.
 
@@ -128,7 +118,7 @@ class PaymentHistory:
         Raises:
             StateStoreError: Some may be in the lists; the same payments may be added again.
         """
-        with _mapped("take a write"):
+        with mapped_errors("take a write", _MEANWHILE):
             for start in range(0, len(payments), _CHUNK):
                 names, values = [], []
                 for payment in payments[start : start + _CHUNK]:
@@ -145,7 +135,7 @@ class PaymentHistory:
         Raises:
             StateStoreError: The server does not answer, or another release wrote the list.
         """
-        with _mapped("answer a read"):
+        with mapped_errors("answer a read", _MEANWHILE):
             values = self._client.lrange(_name(of, entity_id), 0, -1)
         try:
             found = [_decoder.decode(value) for value in values]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from prometheus_client import CollectorRegistry
 
 from flagger.health import Health
-from flagger.instruments import Instruments
+from flagger.instruments import Instruments, show_waiting
 from review.tables import State
 
 __all__ = ["PARTS", "DeskMetrics"]
@@ -56,8 +54,7 @@ class DeskMetrics:
 
     def show_waiting(self, health: Health) -> None:
         """Have the gauge say what the consumer waits for at the moment when it is asked."""
-        for part in PARTS:
-            self.waiting.labels(part).set_function(partial(health.is_waiting_for, part))
+        show_waiting(self.waiting, health, PARTS)
 
     def show_cases(self, counts: dict[str, int]) -> None:
         """Show how many cases are in each state; states that have none show 0."""

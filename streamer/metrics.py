@@ -15,7 +15,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from flagger.brakes import CAPS, BrakeLimits, Brakes
-from flagger.instruments import SCORE_BUCKETS, Instruments
+from flagger.instruments import SCORE_BUCKETS, Instruments, show_waiting
 from flagger.live_rulebook import LiveRulebook
 from flagger.policy import DECISIONS
 from flagger.settings import Settings
@@ -146,8 +146,7 @@ class StreamerMetrics:
 
     def show_waiting(self, health: Health) -> None:
         """Have the gauge say what the streamer waits for at the moment when it is asked."""
-        for part in PARTS:
-            self.waiting.labels(part).set_function(partial(health.is_waiting_for, part))
+        show_waiting(self.waiting, health, PARTS)
 
     def brakes_of(self, settings: Settings) -> Brakes:
         """Return brakes whose counter and gauge are here."""

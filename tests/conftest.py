@@ -57,6 +57,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         yield running
 
 
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[LocalStack]:
+    """Servers of one test, which may kill or hang them."""
+    repository = tmp_path / "model_repository"
+    shutil.copytree(SHIPPED_REPOSITORY, repository)
+    with LocalStack(tmp_path / "home", model_repository=repository) as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A Valkey beside the stack's, for tests that empty their database; no two at a time."""

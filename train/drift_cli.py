@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from flagger.addresses import fill_addresses, resolve_settings
+from flagger.addresses import resolve_kafka_settings, resolve_settings
 from flagger.drift import WINDOW_ROWS, DriftLimits
 from flagger.errors import ConfigurationError
 from flagger.health import Health, serve_health
@@ -185,9 +185,7 @@ def labels_command(maturity_days: int, version: str | None, last_days: int | Non
 def watch(metrics_port: int, metrics_host: str, **plan: Any) -> None:
     """Show precision and recall by mature labels as metrics, until Ctrl-C or SIGTERM."""
     log_to_stderr()
-    settings = load_settings()
-    if not settings.kafka_bootstrap_servers:  # it needs neither Triton nor Valkey
-        settings = fill_addresses(settings)
+    settings = resolve_kafka_settings()
     keep_going = until_stopped()
     metrics = LabelsMetrics()
     health = Health({PARTS[0]: "Kafka has not been asked yet."})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 from prometheus_client import CollectorRegistry
 
 from flagger.health import Health
-from flagger.instruments import Instruments
+from flagger.instruments import Instruments, show_waiting
 from flagger.state.records import DAY_MS
 from train.maturing import Judged
 
@@ -60,8 +59,7 @@ class LabelsMetrics:
 
     def show_waiting(self, health: Health) -> None:
         """Have the gauge say what the watch waits for at the moment when it is asked."""
-        for part in PARTS:
-            self.waiting.labels(part).set_function(partial(health.is_waiting_for, part))
+        show_waiting(self.waiting, health, PARTS)
 
     def show(self, judged: Judged, least: dict[str, float], least_frauds: int) -> None:
         """Show what the mature days say.

@@ -21,7 +21,7 @@ import valkey
 from flagger.errors import ConfigurationError, StateLostError, StateStoreError
 from flagger.state.records import CUSTOMER, STATE_VERSION, TERMINAL
 
-__all__ = ["KINDS", "Claim", "Kind", "StateStore", "decode_records", "encode_keys"]
+__all__ = ["KINDS", "Claim", "Kind", "StateStore", "decode_records", "encode_keys", "mapped_errors"]
 
 Kind = Literal["customer", "terminal"]
 KINDS: dict[Kind, tuple[bytes, np.dtype[Any]]] = {
@@ -31,6 +31,7 @@ KINDS: dict[Kind, tuple[bytes, np.dtype[Any]]] = {
 MAX_RECORDS_PER_CALL = 2_000
 """About 2 MB per command: the server answers others in between."""
 _SCAN_COUNT = 10_000
+_MEANWHILE = "nothing is lost, the log is read again from the last written state"
 
 
 def encode_keys(kind: Kind, keys: npt.NDArray[np.uint64]) -> list[bytes]:
@@ -67,14 +68,18 @@ def decode_records(kind: Kind, values: list[bytes | None]) -> npt.NDArray[Any]:
 
 
 @contextmanager
-def _mapped(what: str) -> Iterator[None]:
-    """Turn the client library's errors into ours, with the cause kept."""
+def mapped_errors(what: str, meanwhile: str = _MEANWHILE) -> Iterator[None]:
+    """Turn the client library's errors into ours, with the cause kept.
+
+    Args:
+        what: What Valkey did not do.
+        meanwhile: What becomes of the data until it does.
+    """
     try:
         yield
     except valkey.exceptions.ValkeyError as error:
         raise StateStoreError(
-            f"Valkey did not {what}: {error}. Check FLAGGER_VALKEY_URL and the server; nothing is "
-            f"lost, the log is read again from the last written state."
+            f"Valkey did not {what}: {error}. Check FLAGGER_VALKEY_URL and the server; {meanwhile}."
         ) from error
 
 
@@ -145,7 +150,7 @@ class StateStore:
         names = [f"ff:owner:{group}:{p}".encode() for p in sorted(partitions)]
         claim = Claim(names, uuid.uuid4().hex)
         if names:
-            with _mapped("take a write"):
+            with mapped_errors("take a write"):
                 self._client.mset(dict.fromkeys(names, claim.entry(0)))
         return claim
 
@@ -159,7 +164,7 @@ class StateStore:
         """
         values: list[bytes | None] = []
         names = [] if claim is None else claim.names
-        with _mapped("answer a read"):
+        with mapped_errors("answer a read"):
             for start in range(0, len(keys), MAX_RECORDS_PER_CALL):
                 chunk = encode_keys(kind, keys[start : start + MAX_RECORDS_PER_CALL])
                 since = 0 if claim is None else claim.confirmed
@@ -172,7 +177,7 @@ class StateStore:
     def read_all(self, kind: Kind) -> npt.NDArray[Any]:
         """Return all records of a kind; for terminals, which every streamer holds whole."""
         prefix = KINDS[kind][0]
-        with _mapped("answer a scan"):
+        with mapped_errors("answer a scan"):
             found = list(self._client.scan_iter(match=prefix + b"*", count=_SCAN_COUNT))
             values: list[bytes | None] = []
             for start in range(0, len(found), MAX_RECORDS_PER_CALL):
@@ -195,7 +200,7 @@ class StateStore:
 
     def read_marks(self, name: str) -> dict[str, int]:
         """Return a named set of numbers (offsets up to which the records are written)."""
-        with _mapped("answer a read"):
+        with mapped_errors("answer a read"):
             found: dict[bytes, bytes] = self._client.hgetall(f"ff:marks:{name}")
         return {key.decode(): int(value) for key, value in found.items()}
 
@@ -207,7 +212,7 @@ class StateStore:
 
     def _write(self, command: Callable[[Any], object], claim: Claim | None) -> None:
         """Send a command; with a claim, in one transaction with the check that it still holds."""
-        with _mapped("take a write"):
+        with mapped_errors("take a write"):
             if claim is None or not claim.names:
                 command(self._client)
                 return
@@ -223,7 +228,7 @@ class StateStore:
 
     def ping(self) -> None:
         """Raise StateStoreError unless the server answers."""
-        with _mapped("answer a ping"):
+        with mapped_errors("answer a ping"):
             self._client.ping()
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from flagger.addresses import fill_addresses
+from flagger.addresses import resolve_kafka_settings
 from flagger.health import Health, serve_health
 from flagger.service import log_to_stderr, metrics_options, until_stopped
 from flagger.settings import load_settings
@@ -44,9 +44,7 @@ def run(file: Path | None, metrics_port: int, metrics_host: str) -> None:
     this one ends.
     """
     log_to_stderr()
-    settings = load_settings()
-    if not settings.kafka_bootstrap_servers:  # it needs neither Triton nor Valkey
-        settings = fill_addresses(settings)
+    settings = resolve_kafka_settings()
     rules = load_alert_rules(file or settings.alerts_file)
     transports = _transports(rules)
     keep_going = until_stopped()

@@ -173,10 +173,10 @@ def _reasons(case: Case) -> None:
 def _surroundings(desk: Desk, case: Case) -> None:
     customer, terminal = around(desk, case, "customer"), around(desk, case, "terminal")
     similar = desk.queries.similar(case)
-    if customer.newest() or terminal.newest():
+    of_customer, of_terminal = customer.newest(), terminal.newest()
+    if of_customer or of_terminal:
         st.subheader("Amounts around it", anchor=False)
-        chart = amount_chart(case, customer.newest(), terminal.newest(), zone())
-        st.altair_chart(chart, height=210)
+        st.altair_chart(amount_chart(case, of_customer, of_terminal, zone()), height=210)
     tabs = st.tabs(
         [
             f"Customer ({len(customer.flags)} flagged, {len(customer.others)} not)",
@@ -185,12 +185,14 @@ def _surroundings(desk: Desk, case: Case) -> None:
         ]
     )
     opened = ""
-    for tab, found, name in ((tabs[0], customer, "customer"), (tabs[1], terminal, "terminal")):
+    for tab, rows, note, name in (
+        (tabs[0], of_customer, customer.note, "customer"),
+        (tabs[1], of_terminal, terminal.note, "terminal"),
+    ):
         with tab:
-            rows = found.newest()
             if rows:
                 opened = case_list(rows, key=name, now_ms=now_ms()).opened or opened
-            st.caption(found.note if rows else f"No other of this {name}. {found.note}")
+            st.caption(note if rows else f"No other of this {name}. {note}")
     with tabs[2]:
         if similar:
             frauds = sum(s.case.state == State.CONFIRMED_FRAUD for s in similar)

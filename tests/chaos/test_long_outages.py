@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -17,16 +15,7 @@ from train.simulate import SimulationConfig, simulate
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
-SHIPPED_REPOSITORY = Path(__file__).parents[2] / "model_repository"
 SIZE = SimulationConfig(customers=400, terminals=120, days=39, start=date(2026, 1, 1), seed=7)
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[LocalStack]:
-    repository = tmp_path / "model_repository"
-    shutil.copytree(SHIPPED_REPOSITORY, repository)
-    with LocalStack(tmp_path / "home", model_repository=repository) as running:
-        yield running
 
 
 @pytest.mark.parametrize(
@@ -37,11 +26,14 @@ def stack(tmp_path: Path) -> Iterator[LocalStack]:
     ],
 )
 def test_triton_hangs_while_history_is_read(
-    stack: LocalStack, tmp_path: Path, seconds: float
+    own_stack: LocalStack, tmp_path: Path, seconds: float
 ) -> None:
-    settings = stack.settings().model_copy(update={"max_batch_rows": 256})
+    settings = own_stack.settings().model_copy(update={"max_batch_rows": 256})
     history = pa.Table.from_batches(simulate(SIZE))
-    with Services(stack, tmp_path) as services, CrashWorld(settings, "hang", 0, tmp_path) as world:
+    with (
+        Services(own_stack, tmp_path) as services,
+        CrashWorld(settings, "hang", 0, tmp_path) as world,
+    ):
         world.feed(history.to_batches())
         streamer = world.start()
         wait_until(lambda: len(world.decisions()) > 1_000, 30, "a first thousand decisions")

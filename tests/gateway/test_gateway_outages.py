@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +23,6 @@ from streamer.topics import ensure_topics
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(150)]
 
-SHIPPED_REPOSITORY = Path(__file__).parents[2] / "model_repository"
 DEADLINE_MS = 400
 """Four times the default: this machine has two cores, and restarts servers meanwhile."""
 SLACK_S = 0.6
@@ -96,14 +93,6 @@ class Traffic:
         seconds = time.monotonic() - start_s
         source = response.json().get("decision_source") if response.status_code == 200 else None
         self.answers.append(Answer(name, start_s, seconds, response.status_code, source))
-
-
-@pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[LocalStack]:
-    repository = tmp_path / "model_repository"
-    shutil.copytree(SHIPPED_REPOSITORY, repository)
-    with LocalStack(tmp_path / "home", model_repository=repository) as running:
-        yield running
 
 
 def start_gateway(settings: Settings, log: Path) -> tuple[FlaggerProcess, str]:

@@ -106,18 +106,30 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def new_database(request: pytest.FixtureRequest) -> Callable[[str, Path], str]:
+    """Make an empty database of a kind, `sqlite` in the given file or `postgresql`; its URL."""
+
+    def make(kind: str, file: Path) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{file}"
+        server = request.getfixturevalue("postgres")
+        name = f"desk_{uuid.uuid4().hex[:8]}"
+        admin = open_engine(f"{server}/postgres")
+        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        admin.dispose()
+        return f"{server}/{name}"
+
+    return make
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(
+    request: pytest.FixtureRequest, new_database: Callable[[str, Path], str], tmp_path: Path
+) -> str:
     """An empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'cases.db'}"
-    server = request.getfixturevalue("postgres")
-    name = f"desk_{uuid.uuid4().hex[:8]}"
-    admin = open_engine(f"{server}/postgres")
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    return f"{server}/{name}"
+    return new_database(request.param, tmp_path / "cases.db")
 
 
 @pytest.fixture

@@ -52,17 +52,11 @@ def settings(valkey_url: str, database_url: str) -> Settings:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def other_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def other_url(
+    request: pytest.FixtureRequest, new_database: Callable[[str, Path], str], tmp_path: Path
+) -> str:
     """A second empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'new' / 'cases.db'}"
-    server = request.getfixturevalue("postgres")
-    name = f"restored_{abs(hash(tmp_path))}"
-    admin = open_engine(f"{server}/postgres")
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    return f"{server}/{name}"
+    return new_database(request.param, tmp_path / "new" / "cases.db")
 
 
 def forget(valkey_url: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -26,16 +25,7 @@ from streamer.health import Health
 from streamer.start import wait_for_services
 from train.simulate import SimulationConfig, simulate
 
-SHIPPED_REPOSITORY = Path(__file__).parents[2] / "model_repository"
 SIZE = SimulationConfig(customers=20, terminals=20, days=5, start=date(2026, 1, 1), seed=3)
-
-
-@pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[LocalStack]:
-    repository = tmp_path / "model_repository"
-    shutil.copytree(SHIPPED_REPOSITORY, repository)
-    with LocalStack(tmp_path / "home", model_repository=repository) as running:
-        yield running
 
 
 def readiness(port: int) -> tuple[int, dict[str, str]]:
