@@ -181,7 +181,7 @@ def run_chaos(
             on_kill(kind)
     finally:
         enough.set()
-    last = run.work(0)  # it sees new transactions: side logs are applied as the stream goes on
+    last = run.work(0)
     world.finish_feeding()
     world.drain(last, timeout_s=_DRAIN_S).stop()
     result.restarts = world.restarts

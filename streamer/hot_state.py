@@ -30,7 +30,6 @@ __all__ = ["HotState"]
 _TERMINAL_WRITER_PARTITION = 0
 """All streamers hold all terminals alike; the one that owns this partition writes them."""
 
-
 RECORDS_PER_PIECE = 32_768
 """About 32 MiB in memory. At this many changed customers a round does not wait for its interval."""
 _EVICTED_PART = 16
@@ -45,13 +44,13 @@ class _Round:
         customers: Rows of changed customers that are not copied yet, intp [n].
         terminals: The same for terminals.
         positions: Partition -> offset up to which the store is complete at the end of the round.
-        side_positions: The same for the side logs.
+        side_marks: The same for the side logs, with their clock.
     """
 
     customers: npt.NDArray[np.intp]
     terminals: npt.NDArray[np.intp]
     positions: dict[int, int]
-    side_positions: dict[str, int]
+    side_marks: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +82,18 @@ class HotState:
         loaded: Records found in the store so far.
         created: Customers so far that were neither in memory nor in the store.
         evicted: Customers so far that made room for others.
+        side_marks: What the store had at the start or the last `plan`: topic -> offset up to which
+            its terminals include the side logs, and the side logs' clock.
     """
 
     def __init__(self, contract: FeatureContract, store: StateStore, settings: Settings) -> None:
         self.engine = FeatureEngine(contract)
-        self.written = 0
-        self.loaded = 0
-        self.created = 0
-        self.evicted = 0
+        self.written = self.loaded = self.created = self.evicted = 0
         self._max_customers = settings.max_customers_in_memory
         self.engine.customers = self._no_customers()
         self._store = store
         self._marks = settings.consumer_group
+        self._side_marks_name = f"{settings.consumer_group}:side-logs"
         self._round: _Round | None = None
         self._piece: _Piece | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="state")
@@ -102,14 +101,10 @@ class HotState:
         self._writes_terminals = False
         self._claim: Claim | None = None
         # Before the records: those may be newer than the marks say, but never older.
-        self._side_positions = store.read_marks(f"{self._marks}:side-logs")
+        self.side_marks = store.read_marks(self._side_marks_name)
         terminals = store.read_all("terminal")
         self.engine.terminals.load(terminals)
         self.loaded += len(terminals)
-
-    def side_positions(self) -> dict[str, int]:
-        """Return topic -> offset up to which the stored terminals include the side logs."""
-        return self._side_positions
 
     def plan(self, committed: dict[int, int]) -> dict[int, Assignment]:
         """Return where to read each partition from, given the committed offsets.
@@ -117,7 +112,7 @@ class HotState:
         Raises:
             ConfigurationError: The store holds the state of another log.
         """
-        # First of all: an earlier owner that was only paused writes nothing after this.
+        # First of all: an earlier owner that was only paused writes nothing any more.
         self._claim = self._store.claim(self._marks, committed)
         marks = self._store.read_marks(self._marks)
         for p, offset in committed.items():
@@ -128,6 +123,7 @@ class HotState:
                     f"an empty Valkey database, or the group that wrote it "
                     f"(FLAGGER_CONSUMER_GROUP)."
                 )
+        self.side_marks = self._store.read_marks(self._side_marks_name)
         self._writes_terminals = _TERMINAL_WRITER_PARTITION in committed
         if self._writes_terminals:
             # Some may have changed while others wrote them, or nobody did: the marks that follow
@@ -184,19 +180,19 @@ class HotState:
     def _idle(self) -> bool:
         return self._round is None and self._piece is None
 
-    def begin_round(self, positions: dict[int, int], side_positions: dict[str, int]) -> None:
+    def begin_round(self, positions: dict[int, int], side_marks: dict[str, int]) -> None:
         """Begin to write what has changed, unless an earlier round is still under way.
 
         Args:
             positions: Partition -> offset up to which the log has been processed.
-            side_positions: The same for the side logs.
+            side_marks: The same for the side logs, with their clock.
         """
         if self._idle:
             self._round = _Round(
                 self.engine.customers.dirty_rows(),
                 self.engine.terminals.dirty_rows(),
                 dict(positions),
-                dict(side_positions),
+                dict(side_marks),
             )
 
     def advance(self, positions: dict[int, int], committed: dict[int, int]) -> bool:
@@ -247,16 +243,16 @@ class HotState:
             now if ends else None,
         )
 
-    def flush(self, positions: dict[int, int], side_positions: dict[str, int]) -> None:
+    def flush(self, positions: dict[int, int], side_marks: dict[str, int]) -> None:
         """Write everything that changed, now; all that was processed must be committed.
 
         Args:
             positions: Partition -> offset up to which the log has been processed; less than what
                 is committed while state is rebuilt.
-            side_positions: Topic -> offset up to which the side logs are applied.
+            side_marks: Topic -> offset up to which the side logs are applied, and their clock.
         """
         for _ in range(2):  # the round under way, then what has changed since
-            self.begin_round(positions, side_positions)
+            self.begin_round(positions, side_marks)
             while not self._idle:
                 if self._write is not None:
                     self._write.exception()  # waits
@@ -298,7 +294,6 @@ class HotState:
         if piece.ends is None:
             return
         if self._writes_terminals:
-            side_positions = piece.ends.side_positions
-            self._store.write_marks(f"{self._marks}:side-logs", side_positions, self._claim)
+            self._store.write_marks(self._side_marks_name, piece.ends.side_marks, self._claim)
         marks = {str(p): offset for p, offset in piece.ends.positions.items()}
         self._store.write_marks(self._marks, marks, self._claim)

@@ -94,7 +94,7 @@ class Pipeline:
         self._sink = DecisionSink(settings)
         self._side_logs = SideLogs(
             settings,
-            self._state.side_positions(),
+            self._state.side_marks,
             clock_ms=clock_ms,
             on_bad_label=self._refuse_label,
         )
@@ -219,7 +219,7 @@ class Pipeline:
             due = self._state.has_much_to_write
         if due or now_s - self._flushed_s >= self._settings.state_flush_interval_ms / 1000:
             self._flushed_s = now_s
-            self._state.begin_round(self._batches.processed, self._side_logs.applied)
+            self._state.begin_round(self._batches.processed, self._side_logs.marks)
             self._report()
         try:
             with self._metrics.timed("copy_state"):
@@ -262,10 +262,11 @@ class Pipeline:
     def _store_all(self) -> None:
         """Commit and store everything that was processed."""
         self._settle()
-        self._state.flush(self._batches.processed, self._side_logs.applied)
+        self._state.flush(self._batches.processed, self._side_logs.marks)
 
     def _assigned(self, committed: dict[int, int]) -> dict[int, Assignment]:
         self._plan = self._state.plan(committed)
+        self._side_logs.go_on_from(self._state.side_marks)
         if committed:
             self._health.goes_on("partitions")
         self._commits.restart(self._plan)

@@ -3,7 +3,9 @@
 Both have one partition, so an offset says exactly which entries a terminal's record includes.
 Entries are applied strictly in log order and not before the stream's own clock reaches them: when
 history is read again, the logs already hold what lies in its future, and a terminal's ring that
-ran ahead would have lost the oldest days that slower partitions still need.
+ran ahead would have lost the oldest days that slower partitions still need. How far the clock had
+come is stored beside the offsets: whoever takes the terminals over goes on from there and does not
+wait for a transaction of its own.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ from flagger.state.records import TERMINAL_BUCKET_MS
 from flagger.wire.messages import Label, parse_label
 from streamer.log_ends import LogEnds
 
-__all__ = ["ACTIVITY_ENTRY", "SideLogs", "decode_activity", "encode_activity"]
+__all__ = ["ACTIVITY_ENTRY", "CLOCK_MARK", "SideLogs", "decode_activity", "encode_activity"]
 
 ACTIVITY_ENTRY = np.dtype([("terminal_key", "<u8"), ("bucket", "<i4"), ("count", "<u4")])
 """Wire form of the activity log: each message is an array of these."""
+
+CLOCK_MARK = "clock_ms"
+"""Among the marks of the side logs: the event time that entries were due by, epoch milliseconds."""
 
 MAX_WAITING_ENTRIES = 20_000
 """Entries of the future kept in memory; at this many a log is not read on until some are due."""
@@ -83,14 +88,15 @@ class SideLogs:
 
     Args:
         settings: Broker and topic names.
-        starts: Topic -> offset from which on entries are not in the stored records.
+        stored: The marks of the stored terminals: topic -> offset from which on entries are not
+            in them, and the clock.
         on_bad_label: Called with each message that is no label.
     """
 
     def __init__(
         self,
         settings: Settings,
-        starts: dict[str, int],
+        stored: dict[str, int],
         *,
         clock_ms: Callable[[], int],
         on_bad_label: Callable[[Message, BadMessageError], None],
@@ -100,7 +106,9 @@ class SideLogs:
         self._clock_ms = clock_ms
         self._on_bad_label = on_bad_label
         self._waiting: dict[str, deque[_Entry]] = {t: deque() for t in self._topics}
-        self._read: dict[str, int] = {t: starts.get(t, 0) for t in self._topics}
+        self._read: dict[str, int] = {t: stored.get(t, 0) for t in self._topics}
+        self._due_until_ms = 0
+        self.go_on_from(stored)
         self._paused: set[str] = set()
         self._ends = LogEnds(settings)
         self._consumer = Consumer(
@@ -119,12 +127,17 @@ class SideLogs:
         )
 
     @property
-    def applied(self) -> dict[str, int]:
-        """Topic -> offset of the first entry that is not applied yet."""
-        return {
+    def marks(self) -> dict[str, int]:
+        """Topic -> offset of the first entry that is not applied yet, and the clock."""
+        applied = {
             topic: self._waiting[topic][0].offset if self._waiting[topic] else self._read[topic]
             for topic in self._topics
         }
+        return applied | {CLOCK_MARK: self._due_until_ms}
+
+    def go_on_from(self, stored: dict[str, int]) -> None:
+        """Take over the clock of whoever stored these marks, if it is ahead of ours."""
+        self._due_until_ms = max(self._due_until_ms, stored.get(CLOCK_MARK, 0))
 
     def read(self, wait_s: float = 0.0) -> None:
         """Take in what has arrived, up to the limit of waiting entries."""
@@ -140,8 +153,9 @@ class SideLogs:
 
     def apply_due(self, engine: FeatureEngine, stream_clock_ms: int) -> None:
         """Apply, in log order, the entries that are not in the stream's future."""
+        self._due_until_ms = max(self._due_until_ms, stream_clock_ms)
         for waiting in self._waiting.values():
-            while waiting and waiting[0].due_ms <= stream_clock_ms:
+            while waiting and waiting[0].due_ms <= self._due_until_ms:
                 entry = waiting.popleft()
                 if isinstance(entry.content, ActivityBatch):
                     engine.apply_activity(entry.content, entry.offset)

@@ -106,6 +106,6 @@ def test_marks_are_not_newer_than_the_records_that_were_read(
     reader = HotState(CONTRACT, StateStore(url), Settings())
     included = reader.engine.terminals.get(77)
     assert included is None
-    assert reader.side_positions().get("activity", 0) == 0
+    assert reader.side_marks.get("activity", 0) == 0
     reader.close()
     writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 
 from flagger.errors import ConfigurationError
 from loadtest.crash_world import wait_until
-from loadtest.stream_world import StreamWorld, message
+from loadtest.stream_world import START_MS, StreamWorld, message
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
 
@@ -50,3 +51,26 @@ def test_a_stop_while_state_is_rebuilt_claims_no_more_than_was_read(
     found = stream_world.check().decisions
     assert found.failures == []
     assert found.details == []
+
+
+@pytest.mark.parametrize("heir", ["0", "another"])
+def test_a_label_is_stored_after_a_take_over_without_a_transaction(
+    stream_world: StreamWorld, heir: str
+) -> None:
+    stream_world.send([message(1), message(2)])
+    first = stream_world.start()
+    stream_world.drain(first)
+    first.stop()
+    stream_world.start(heir)  # no transaction follows that would tell it how late it is
+    label = {
+        "transaction_id": "t1",
+        "is_fraud": True,
+        "source": "desk",
+        "labelled_at": START_MS + 60_000,
+        "terminal_id": "m1",
+        "event_time": START_MS + 1_000,
+    }
+    stream_world.send([json.dumps(label).encode()], topic=stream_world.settings.labels_topic)
+    wait_until(stream_world.is_stored, 40, "a stored label")
+    with stream_world.store() as store:
+        assert store.read_all("terminal")["frauds"].sum() == 1
