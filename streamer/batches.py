@@ -163,6 +163,7 @@ class Batches:
         self._show_forwarded(segment, features.rows, forwarded)
         self._metrics.replayed.inc(int((~live).sum()))
         self._metrics.duplicates.inc(int(repeated.sum()))
+        self._metrics.forwarded_repeats.inc(sum(repeated[row] for row in segment.decoded.decided))
         self._metrics.late.inc(int((live & (flags & LATE != 0)).sum()))
         if len(rows):
             self._metrics.batch_rows.observe(len(rows))

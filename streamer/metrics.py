@@ -66,6 +66,10 @@ class StreamerMetrics:
         self.decided = counter("decided", "Decisions written", "decision", "decision_source")
         self.dead_lettered = counter("dead_lettered", "Messages that can never be decided")
         self.duplicates = counter("duplicates", "Repeated transaction ids: no second decision")
+        self.forwarded_repeats = counter(
+            "forwarded_repeats",
+            "Gateway decisions on ids that the log held before: the first counts",
+        )
         self.replayed = counter("replayed", "Messages read again to rebuild state; no output")
         self.late = counter("late", "Transactions older than their customer's newest one")
         self.too_late = gauge(

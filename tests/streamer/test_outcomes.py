@@ -74,7 +74,8 @@ def test_what_the_gateway_decided_is_forwarded_and_counted(stream_world: StreamW
     value = message(1, customer_id="c1", decision=msgspec.to_builtins(decision))
     others = [message(22, customer_id="c1"), message(8, customer_id="c1")]
     stream_world.send([others[0], value, value, others[1]])
-    stream_world.run_until(lambda _: len(stream_world.decided()) >= 3)
+    metrics = stream_world.run_until(lambda _: len(stream_world.decided()) >= 3)
+    assert metrics.forwarded_repeats._value.get() == metrics.duplicates._value.get() == 1
     first, forwarded, last = stream_world.decided()  # in the order of the log
     assert forwarded == decision
     assert [first.transaction_id, last.transaction_id] == ["t22", "t8"]
@@ -82,6 +83,27 @@ def test_what_the_gateway_decided_is_forwarded_and_counted(stream_world: StreamW
     with stream_world.store() as store:
         record = store.read("customer", np.array([key_of("c1")], dtype=np.uint64))
     assert int(record["count"][0]) == 3
+
+
+def test_of_two_doors_the_first_in_the_log_counts_and_the_other_is_seen(
+    stream_world: StreamWorld,
+) -> None:
+    decision = Decision(
+        transaction_id="t1",
+        customer_id="c1",
+        event_time=START_MS,
+        amount=5.0,
+        decision="decline",
+        decision_source="fallback",
+        reasons=["the model did not answer in time"],
+    )
+    answered = message(1, customer_id="c1", decision=msgspec.to_builtins(decision))
+    stream_world.send([message(1, customer_id="c1"), answered, message(2), message(2)])
+    metrics = stream_world.run_until(lambda seen: seen.duplicates._value.get() >= 2)
+    assert metrics.forwarded_repeats._value.get() == 1  # of the two repeats
+    decided = {found.transaction_id: found for found in stream_world.decided()}
+    assert len(stream_world.decided()) == len(decided) == 2
+    assert decided["t1"].decision_source == "model"
 
 
 def test_a_bad_label_becomes_a_dead_letter(stream_world: StreamWorld) -> None:
