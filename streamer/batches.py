@@ -291,7 +291,7 @@ class Batches:
                 transactions.terminal_key[batch.counted], transactions.event_time_ms[batch.counted]
             )
         self._in_flight.popleft()
-        self._commits.note_written(segment.polled.end_offsets())
+        self._commits.note_written(segment.polled.end_offsets(), awaited=len(batch.rows) > 0)
 
     def write_all(self) -> None:
         """Write everything that was processed."""

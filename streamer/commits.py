@@ -10,13 +10,19 @@ from streamer.source import Assignment, TransactionSource
 
 __all__ = ["Commits"]
 
+_LINGER_S = 0.006
+"""While a commit is under way no decision can go out: a few larger batches do as well as many."""
+_GATHER_S = 0.02
+"""The same while all that is written was answered by the gateway."""
+
 
 class Commits:
     """Drives the sink's transactions.
 
     With a backlog a transaction stays open for the commit interval, which spreads its cost over
     many decisions. Without one it is committed as soon as the last commit is through, so that
-    readers see decisions at once.
+    readers see decisions at once. Where all were answered before (the gateway's), nobody waits for
+    them: they are gathered for the interval too, which leaves the cores to the gateway.
 
     Attributes:
         committed: Partition -> offset up to which everything is committed.
@@ -36,7 +42,8 @@ class Commits:
         self._interval_s = interval_ms / 1000
         self._written: dict[int, int] = {}
         self._under_way: dict[int, int] | None = None
-        self._started_s = 0.0
+        self._started_s = self._first_s = 0.0
+        self._awaited = False
         self.committed: dict[int, int] = {}
 
     def restart(self, plan: dict[int, Assignment]) -> None:
@@ -44,9 +51,33 @@ class Commits:
         self.committed = {p: a.committed for p, a in plan.items()}
         self._written = dict(self.committed)
         self._under_way = None
+        self._awaited = False
 
-    def note_written(self, end_offsets: dict[int, int]) -> None:
-        """Take note that the outputs of all messages before these offsets are in a transaction."""
+    @property
+    def linger_s(self) -> float:
+        """How long to wait for more messages once there is one, seconds."""
+        if self._sink.committing:
+            return _LINGER_S
+        return _GATHER_S if self._waits and not self._awaited else 0.0
+
+    @property
+    def _waits(self) -> bool:
+        return self._sink.has_output or self._written != (self._under_way or self.committed)
+
+    @property
+    def _age_s(self) -> float:
+        return self._sink.age_s if self._sink.has_output else time.monotonic() - self._first_s
+
+    def note_written(self, end_offsets: dict[int, int], *, awaited: bool = True) -> None:
+        """Take note that the outputs of all messages before these offsets are in a transaction.
+
+        Args:
+            end_offsets: Partition -> offset.
+            awaited: False: somebody has answered all of them already.
+        """
+        if not self._waits:
+            self._first_s = time.monotonic()
+        self._awaited |= awaited
         for p, offset in end_offsets.items():
             self._written[p] = max(self._written[p], offset)
 
@@ -55,8 +86,7 @@ class Commits:
         if self._sink.committing:
             return
         self.settle()
-        waits = self._sink.has_output or self._written != self.committed
-        if waits and (caught_up or self._sink.age_s >= self._interval_s):
+        if self._waits and ((caught_up and self._awaited) or self._age_s >= self._interval_s):
             self._start()
 
     def settle(self) -> None:
@@ -69,12 +99,13 @@ class Commits:
     def commit_all(self) -> None:
         """Commit everything that is written, now."""
         self.settle()
-        if self._sink.has_output or self._written != self.committed:
+        if self._waits:
             self._start()
             self.settle()
 
     def _start(self) -> None:
         self._started_s = time.monotonic()
         self._under_way = dict(self._written)
+        self._awaited = False
         offsets = self._source.offsets(self._written)
         self._sink.commit(offsets, self._source.group_metadata())

@@ -10,13 +10,16 @@ from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
     KafkaError,
+    KafkaException,
     Message,
     Producer,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient
 
 from flagger.errors import DataError, StackError
 from flagger.kafka import client_config, producer_config
+from flagger.kafka_access import require_access
 from flagger.settings import Settings
 
 __all__ = ["DeadLetter", "find_dead_letters", "read_dead_letters", "send_again"]
@@ -54,8 +57,10 @@ def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
     """Yield everything that is in the dead-letter topic, oldest first.
 
     Raises:
-        StackError: The broker did not answer.
+        ConfigurationError: The broker refuses us.
+        StackError: It did not answer.
     """
+    require_access(settings, AdminClient, KafkaException)
     consumer = Consumer(
         client_config(settings)
         | {

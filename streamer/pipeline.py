@@ -42,8 +42,6 @@ MAX_HELD_MESSAGES = 200_000
 """At this many messages that wait for slower partitions, their partitions are paused."""
 _IDLE_WAIT_S = 0.02
 _BUSY_WAIT_S = 0.001
-_LINGER_S = 0.006
-"""While a commit is under way no decision can go out: a few larger batches do as well as many."""
 _SIDE_LOG_EVERY_S = 0.05
 _log = logging.getLogger(__name__)
 
@@ -156,7 +154,7 @@ class Pipeline:
         wait_s = _BUSY_WAIT_S if committing or len(self._batches) else _IDLE_WAIT_S
         limit = self._settings.max_batch_rows
         with self._metrics.timed("read"):
-            polled = self._source.poll(limit, wait_s, _LINGER_S if committing else 0.0)
+            polled = self._source.poll(limit, wait_s, self._commits.linger_s)
         segment = None
         if polled is not None:
             self._metrics.consumed.inc(len(polled))

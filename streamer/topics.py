@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from flagger.errors import BrokerAwayError, ConfigurationError, StackError
-from flagger.kafka import MAX_MESSAGE_BYTES, ConnectionTrouble, client_config
+from flagger.kafka import MAX_MESSAGE_BYTES
+from flagger.kafka_access import connect
 from flagger.settings import Settings
 
 __all__ = ["ensure_topics"]
 
 _TIMEOUT_S = 30.0
-_SILENCE_S = 3.0
-_ATTEMPT_S = 1.0
-"""After so long we look why there is no answer yet: a refusal need not wait for the rest."""
 _NOT_YET = frozenset(
     {
         KafkaError._TIMED_OUT,  # noqa: SLF001 - the library's names
@@ -59,7 +55,7 @@ def ensure_topics(
         settings.dead_letter_topic: (1, MAX_MESSAGE_BYTES),
     }
     try:
-        admin, found = _connect(settings, timeout_s)
+        admin, found = connect(settings, AdminClient, KafkaException, timeout_s)
         missing = [
             NewTopic(
                 name,
@@ -99,36 +95,3 @@ def _require_created(future: Future[None]) -> None:
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
-
-
-def _connect(settings: Settings, timeout_s: float) -> tuple[AdminClient, dict[str, Any]]:
-    """Return a client and the topics that the broker tells it of.
-
-    Raises:
-        ConfigurationError: The client refuses the settings, or the broker us; known at once.
-        BrokerAwayError: No answer.
-    """
-    trouble = ConnectionTrouble(settings)
-    start_s = time.monotonic()
-    # What goes wrong stands in the error; its log would say it twenty times a second.
-    told = {"error_cb": trouble, "log_level": 0}
-    try:
-        admin = AdminClient(client_config(settings) | told)
-    except KafkaException as error:
-        raise ConfigurationError(f"Kafka's client refuses the settings: {error}.") from error
-    while True:
-        try:
-            return admin, admin.list_topics(timeout=_ATTEMPT_S).topics
-        except KafkaException as error:
-            admin.poll(0)  # serves the callback
-            waited_s = time.monotonic() - start_s
-            # Some hang up without a word where the protocol is wrong; a broker that starts does not
-            # listen yet.
-            silent = trouble.reason is None and waited_s > _SILENCE_S
-            if trouble.refused or (silent and trouble.listens()):
-                raise trouble.error() from error
-            if waited_s > timeout_s:
-                raise BrokerAwayError(
-                    f"Kafka at {settings.kafka_bootstrap_servers} does not answer: "
-                    f"{trouble.reason or error}. Check the address and the broker."
-                ) from error

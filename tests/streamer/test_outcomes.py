@@ -14,6 +14,7 @@ from flagger.wire.messages import Decision
 from loadtest.stream_world import START_MS, StreamWorld, message
 from loadtest.topic_reader import read_topic
 from streamer.dead_letters import read_dead_letters, send_again
+from streamer.metrics import StreamerMetrics
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
 
@@ -83,6 +84,38 @@ def test_what_the_gateway_decided_is_forwarded_and_counted(stream_world: StreamW
     with stream_world.store() as store:
         record = store.read("customer", np.array([key_of("c1")], dtype=np.uint64))
     assert int(record["count"][0]) == 3
+
+
+def test_what_the_gateway_answered_is_gathered_until_somebody_waits_for_a_decision(
+    stream_world: StreamWorld,
+) -> None:
+    def answered(number: int) -> bytes:
+        decision = Decision(
+            transaction_id=f"t{number}",
+            customer_id="c1",
+            event_time=START_MS,
+            amount=5.0,
+            decision="approve",
+            decision_source="model",
+        )
+        return message(number, customer_id="c1", decision=msgspec.to_builtins(decision))
+
+    seen: list[int] = []
+
+    def done(metrics: StreamerMetrics) -> bool:
+        if metrics.consumed._value.get() < 2:
+            return False
+        if not seen:
+            time.sleep(1)  # a commit takes some milliseconds
+            seen.append(len(stream_world.decided()))
+            stream_world.send([message(3)])
+        seen.append(len(stream_world.decided()))
+        return seen[-1] > 0
+
+    stream_world.send([answered(1), answered(2)])
+    stream_world.run_until(done, latency_target_ms=10_000, state_flush_interval_ms=5_000)
+    assert seen[0] == 0
+    assert seen[-1] == 3  # they went out together
 
 
 def test_of_two_doors_the_first_in_the_log_counts_and_the_other_is_seen(
