@@ -1,15 +1,18 @@
-"""Makes the metrics of one service: a common prefix, a registry of its own, the process's own."""
+"""Makes the metrics of one service: a common prefix, a registry, what is known of the process."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
+from flagger import __version__
 from flagger.health import Health
+from flagger.settings import ENV_PREFIX
 
-__all__ = ["SCORE_BUCKETS", "Instruments", "show_waiting"]
+__all__ = ["SCORE_BUCKETS", "Instruments", "show_process", "show_waiting"]
 
 SCORE_BUCKETS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
@@ -32,7 +35,7 @@ class Instruments:
     def __init__(self, prefix: str, registry: CollectorRegistry | None = None) -> None:
         self._prefix = prefix
         self.registry = registry or CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        show_process(self.registry)
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         """Return a counter; `_total` is added to its name."""
@@ -46,6 +49,18 @@ class Instruments:
         """Return a histogram with these upper bounds."""
         name = f"{self._prefix}_{name}"
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+def show_process(registry: CollectorRegistry) -> None:
+    """Add what every service shows: CPU and memory of the process, and which build it is.
+
+    Boards mark deploys where `flagger_build_info` gets another version or revision.
+    """
+    ProcessCollector(registry=registry)
+    # Metrics are made without settings; `Settings.revision` has its words and allows the name.
+    revision = os.environ.get(f"{ENV_PREFIX}REVISION") or "unknown"
+    build = Info("flagger_build", "1, with the build of this process as labels", registry=registry)
+    build.info({"version": __version__, "revision": revision})
 
 
 def show_waiting(waiting: Gauge, health: Health, parts: Iterable[str]) -> None:

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     drift_unknown_limit: float = Field(default=0.01, gt=0, le=1)
     """How far the share of `unknown` in a categorical field may rise above the reference's."""
     shadow_rows_per_s: int = Field(default=500, ge=1, le=100_000)
-    """Most rows a second that a streamer sends to the shadow, while there is one."""
+    """Most rows a second that a streamer or a gateway sends to the shadow, while there is one."""
     canary_timeout_ms: int = Field(default=50, ge=1, le=10_000)
     """How long the canary may take to answer (in the streamer: after the live version's answer to
     the same batch); then the live version decides."""
@@ -160,6 +160,9 @@ class Settings(BaseSettings):
     """PEM chain with which the desk serves HTTPS; None: plain HTTP, for a proxy before it."""
     desk_tls_key: Path | None = None
     """PEM key of `desk_tls_certificate`."""
+
+    revision: str = "unknown"
+    """Commit that this was built from; the image sets it, `flagger_build_info` shows it."""
 
     otlp_endpoint: str | None = None
     """URL of an OpenTelemetry collector (http://host:4318) that gets traces; None: no traces."""

@@ -32,6 +32,7 @@ from gateway.overrule import follow_rulebook
 from gateway.problems import ProblemError
 from gateway.routes import ROUTES
 from gateway.service import ScoringService
+from gateway.shadow import GatewayShadow
 
 __all__ = ["create_app"]
 
@@ -85,6 +86,7 @@ def create_app(
             settings.canary_timeout_ms,
             metrics,
         )
+        shadow = GatewayShadow.of(backends, settings, metrics, clock)
         tracing = Tracing.of(settings, "flagger-gateway")
         app.state.door = Door(
             budget_ms=settings.gateway_deadline_ms,
@@ -100,6 +102,7 @@ def create_app(
             guard=guard,
             audit=AuditLog(settings.gateway_audit_log),
             tracing=tracing,
+            shadow=shadow,
         )
         followers = [
             asyncio.create_task(backends.live.follow(switched)),
@@ -107,6 +110,8 @@ def create_app(
             asyncio.create_task(canary.follow()),
             asyncio.create_task(follow_rulebook(rulebook)),
         ]
+        if shadow is not None:
+            followers.append(asyncio.create_task(shadow.follow()))
         # What is loaded stays: a full collection that looks through it takes 60 ms.
         gc.collect()
         gc.freeze()
@@ -116,6 +121,8 @@ def create_app(
             for follower in followers:
                 follower.cancel()
             await asyncio.gather(*followers, return_exceptions=True)
+            if shadow is not None:
+                await shadow.close()
             await backends.close()
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)

@@ -55,6 +55,8 @@ class Backends:
         log: Kafka.
         live: The live model.
         archive: Where decisions are that Valkey no longer has; None: nowhere.
+        background: Triton for what no answer waits for, beside the batches of live rows; None:
+            nothing is asked so.
     """
 
     state: AsyncStateStore
@@ -62,6 +64,7 @@ class Backends:
     log: Log
     live: LiveModel
     archive: DecisionLookup | None = None
+    background: ModelScorer | None = None
 
     def lookups(self) -> list[DecisionLookup]:
         """Return where decisions are looked up, in this order."""
@@ -72,6 +75,8 @@ class Backends:
         """Finish writes under way, then close everything."""
         await self.log.close()
         await self.scorer.close()
+        if self.background is not None:
+            await self.background.close()
         await self.state.close()
         if self.archive is not None:
             await self.archive.close()
@@ -112,6 +117,7 @@ async def connect(settings: Settings) -> Backends:
         TransactionLog(settings),
         LiveModel(serving, repository, accept),
         await asyncio.to_thread(_archive, settings),
+        GatewayScorer(url),
     )
 
 

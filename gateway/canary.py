@@ -61,12 +61,14 @@ class Scored:
         row: The feature row in its codes, float32 [1, F].
         score: Its score.
         is_candidate: True if it was the canary.
+        category_keys: Keys of the transaction's categories, uint64 [1, 4].
     """
 
     serving: Serving
     row: npt.NDArray[np.float32]
     score: float
     is_candidate: bool
+    category_keys: npt.NDArray[np.uint64]
 
 
 async def ask_either(
@@ -82,7 +84,8 @@ async def ask_either(
         return found
     model, deadline = asked.serving.model, asked.request.deadline
     score = await ask_model(scorer, breaker, asked.row, model, deadline)
-    return Scored(asked.serving, asked.row, score, is_candidate=False)
+    keys = asked.request.batch.category_keys
+    return Scored(asked.serving, asked.row, score, is_candidate=False, category_keys=keys)
 
 
 def settle(
@@ -144,7 +147,8 @@ class GatewayCanary:
         patience_ms = min(self._timeout_ms, left_ms / 2)
         if patience_ms < MIN_MODEL_MS:
             return None
-        own = on.codes.written(asked.row, request.batch.category_keys)
+        keys = request.batch.category_keys
+        own = on.codes.written(asked.row, keys)
         try:
             async with asyncio.timeout(patience_ms / 1000):
                 # The limit in the server is the whole rest: short ones crash older Tritons.
@@ -156,7 +160,7 @@ class GatewayCanary:
             self._look(on)
             return None
         on.guard.note_request(failed=False)
-        return Scored(on.serving, own, float(scores[0]), is_candidate=True)
+        return Scored(on.serving, own, float(scores[0]), is_candidate=True, category_keys=keys)
 
     def settle(self, decision: Decision, scored: Scored, brakes: Brakes) -> None:
         """Count a model's decision; turn it into a review where the brakes say so.

@@ -22,6 +22,7 @@ from gateway.guard import Guard
 from gateway.metrics import GatewayMetrics
 from gateway.problems import ProblemError
 from gateway.service import ScoringService
+from gateway.shadow import GatewayShadow
 
 __all__ = ["DEADLINE_HEADER", "Door", "answer_or_problem", "deadline_of", "json", "read_body"]
 
@@ -50,6 +51,7 @@ class Door:
         guard: Lets callers in.
         audit: Takes administrative actions.
         tracing: Makes spans; None: traces are off.
+        shadow: Compares a candidate with what was answered; None: nothing does.
         in_flight: Scoring requests being worked on.
         batches: Batches being worked on.
         draining: True after SIGTERM.
@@ -66,6 +68,7 @@ class Door:
     guard: Guard
     audit: AuditLog
     tracing: Tracing | None = None
+    shadow: GatewayShadow | None = None
     in_flight: int = 0
     batches: int = 0
     draining: bool = False

@@ -7,6 +7,7 @@ counters never jump between workers. Percentiles come from the histograms' bucke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, cast
 
 from prometheus_client import (
@@ -14,11 +15,10 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    ProcessCollector,
     disable_created_metrics,
 )
 
-from flagger.instruments import SCORE_BUCKETS
+from flagger.instruments import SCORE_BUCKETS, show_process
 from flagger.policy import DECISIONS as DECISION_WORDS
 
 __all__ = ["METRICS", "STAGES", "GatewayMetrics", "MetricSpec"]
@@ -155,10 +155,28 @@ CANARY_STOPPED = MetricSpec(
     "flagger_gateway_canary_stopped_total", "counter", "", "Canaries that stopped by themselves."
 )
 
+SHADOW_SKIPS = ("busy", "canary", "failed", "rate", "refused")
+"""Too many rows under way; the candidate decided itself; no answer in time, or Triton refused;
+more rows a second than allowed; a version that cannot be used here, the log says why."""
+SHADOW_DECISIONS = MetricSpec(
+    "flagger_gateway_shadow_decisions_total",
+    "counter",
+    "",
+    "What the live version and the shadow want, for each decision that was compared.",
+    ("live", "shadow"),
+)
+SHADOW_SKIPPED = MetricSpec(
+    "flagger_gateway_shadow_skipped_total",
+    "counter",
+    "",
+    "Decisions of a model that were not compared with the shadow's while there was one.",
+    ("reason",),
+)
+
 METRICS = (
     *(REQUEST_SECONDS, STAGE_SECONDS, DECISIONS, SCORE, ERRORS, RESPONSES),
     *(IN_FLIGHT, BREAKER_OPEN, MODEL_INFO, BRAKED, BRAKE_ENGAGED, RULEBOOK_REFUSED),
-    *(CANARY_DECISIONS, CANARY_FAILURES, CANARY_STOPPED),
+    *(CANARY_DECISIONS, CANARY_FAILURES, CANARY_STOPPED, SHADOW_DECISIONS, SHADOW_SKIPPED),
 )
 
 
@@ -169,7 +187,7 @@ class GatewayMetrics:
         # A `_created` series beside each counter and histogram tells nobody anything.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        show_process(self.registry)
         request = cast("Histogram", self._make(REQUEST_SECONDS))
         stage = cast("Histogram", self._make(STAGE_SECONDS))
         # Looked up once: finding a labelled child takes longer than observing.
@@ -192,6 +210,12 @@ class GatewayMetrics:
                 self.canary_decisions.labels(group, decision)
         self.canary_failures = cast("Counter", self._make(CANARY_FAILURES))
         self.canary_stopped = cast("Counter", self._make(CANARY_STOPPED))
+        self.shadow_decisions = cast("Counter", self._make(SHADOW_DECISIONS))
+        for live, shadow in product(DECISION_WORDS, repeat=2):
+            self.shadow_decisions.labels(live, shadow)
+        self.shadow_skipped = cast("Counter", self._make(SHADOW_SKIPPED))
+        for reason in SHADOW_SKIPS:
+            self.shadow_skipped.labels(reason)
         self._model_info = cast("Gauge", self._make(MODEL_INFO))
 
     def count_decision(self, decision: str, decision_source: str, score: float | None) -> None:

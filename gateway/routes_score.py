@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +14,7 @@ from gateway.answers import Answer, BatchAnswer, BatchItem
 from gateway.deadline import Deadline, Stopwatch
 from gateway.door import Door, answer_or_problem, deadline_of, json, read_body
 from gateway.problems import ProblemError
+from gateway.service import Reply
 
 __all__ = ["MAX_BATCH", "MAX_BATCHES", "SCORE_PATH", "score", "score_batch"]
 
@@ -76,7 +78,7 @@ async def _score(request: Request, door: Door, stopwatch: Stopwatch) -> Response
         _count(door, reply.answer)
     if request.query_params.get("stages") == "1":
         reply.answer.stages_ms = {stage: round(s * 1000, 3) for stage, s in stopwatch.laps_s}
-    return json(reply.answer, headers=headers)
+    return _shown(door, json(reply.answer, headers=headers), [reply])
 
 
 async def score_batch(request: Request) -> Response:
@@ -105,13 +107,16 @@ async def _score_batch(request: Request, door: Door) -> Response:
         )
     await door.guard.count(caller, len(transactions))
     # Started in their order, so that one customer's transactions count each other in it.
+    replies: list[Reply] = []
     results = await asyncio.gather(
-        *(_decide_one(door, bytes(one), deadline) for one in transactions)
+        *(_decide_one(door, bytes(one), deadline, replies) for one in transactions)
     )
-    return json(BatchAnswer(results=list(results)))
+    return _shown(door, json(BatchAnswer(results=list(results))), replies)
 
 
-async def _decide_one(door: Door, raw: bytes, deadline: Deadline) -> BatchItem:
+async def _decide_one(
+    door: Door, raw: bytes, deadline: Deadline, replies: list[Reply]
+) -> BatchItem:
     try:
         reply = await door.service.decide(raw, deadline, Stopwatch(door.clock))
     except ProblemError as error:
@@ -119,7 +124,16 @@ async def _decide_one(door: Door, raw: bytes, deadline: Deadline) -> BatchItem:
         return BatchItem(status=error.problem.status, problem=error.problem)
     if not reply.is_replay:
         _count(door, reply.answer)
+    replies.append(reply)
     return BatchItem(status=200, answer=reply.answer)
+
+
+def _shown(door: Door, response: Response, replies: list[Reply]) -> Response:
+    """Have the shadow compare the replies once the response has left."""
+    if door.shadow is not None and door.shadow.is_wanted:
+        scored = [reply.scored for reply in replies if reply.scored is not None]
+        response.background = BackgroundTask(door.shadow.observe, scored)
+    return response
 
 
 def _count(door: Door, answer: Answer) -> None:

@@ -30,7 +30,7 @@ from flagger.wire.messages import Decision
 from gateway.answers import Answer, Claim, with_decision
 from gateway.backends import Backends
 from gateway.breaker import Breaker
-from gateway.canary import Asked, GatewayCanary, ask_either, settle
+from gateway.canary import Asked, GatewayCanary, Scored, ask_either, settle
 from gateway.deadline import (
     ANSWER_SHARE,
     CLAIM_SHARE,
@@ -65,10 +65,12 @@ class Reply:
     Attributes:
         answer: The decision.
         is_replay: True if it was made by an earlier request.
+        scored: What it was made of; None: of no model's answer, or in an earlier request.
     """
 
     answer: Answer
     is_replay: bool
+    scored: Scored | None = None
 
 
 class ScoringService:
@@ -124,14 +126,14 @@ class ScoringService:
         if earlier is not None:
             return await self._repeat(request, earlier)
         await self._require_log(request)
-        features = None
+        features = scored = None
         if seen is None:
             decision = self._fallback.decide(request, "the customer's history could not be read")
         elif seen.pending is None:
             self._count_error("customer_full")
             decision = self._fallback.decide(request, "too many payments of the customer at once")
         else:
-            decision, features = await self._score(request, seen)
+            decision, features, scored = await self._score(request, seen)
         overrule_decision(decision, self.rulebook.current, request.batch, features)
         claim = Claim.of(decision, request.transaction, request.body_hash)
         # Also where the state could not be read: that may have been slow and not away.
@@ -141,7 +143,7 @@ class ScoringService:
         position = await self._write(request, decision)
         self._remember(key, claim)
         await self._mark_written(request, claim, seen, position)
-        return Reply(Answer.of(decision, decision.transaction_id), is_replay=False)
+        return Reply(Answer.of(decision, decision.transaction_id), is_replay=False, scored=scored)
 
     def _remember(self, key: int, claim: Claim) -> None:
         if len(self._recent) >= MAX_RECENT:
@@ -174,7 +176,7 @@ class ScoringService:
 
     async def _score(
         self, request: ScoringRequest, seen: SeenState
-    ) -> tuple[Decision, FeatureRows]:
+    ) -> tuple[Decision, FeatureRows, Scored | None]:
         serving = self._backends.live.current
         batch = request.batch if seen.pending is None else seen.pending.followed_by(request.batch)
         features = serving.engine.process_detached(batch, seen.customers, seen.terminals)
@@ -194,7 +196,7 @@ class ScoringService:
             away = isinstance(error, ModelUnavailableError)
             self._count_error("model_unavailable" if away else "model_refused")
             why = "the model did not answer in time" if away else "the model refused the request"
-            return self._fallback.decide(request, why, features), features
+            return self._fallback.decide(request, why, features), features, None
         finally:
             request.stopwatch.lap("model")
         decision = request.decided(scored.serving, scored.score, features)
@@ -204,7 +206,7 @@ class ScoringService:
         settle(decision, scored, self.brakes, self._canary)
         decision.latency_ms = round(request.deadline.elapsed_ms, 3)
         request.stopwatch.lap("explain")
-        return decision, features
+        return decision, features, scored
 
     async def _forget(self, request: ScoringRequest) -> None:
         """Take back the acceptance of what will not be written; else it expires."""

@@ -28,6 +28,7 @@ from flagger.errors import ConfigurationError, ModelError
 from flagger.feature_sample import SAMPLE_FILE, read_sample
 from flagger.features import CATEGORY_FIELDS
 from flagger.models import ModelVersion, version_folder
+from flagger.row_budget import RowBudget
 from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
 from streamer.metrics import StreamerMetrics
@@ -39,30 +40,6 @@ _ANSWER_S = 0.001
 """The answer is there already when it is taken."""
 _RETRY_S = 10.0
 _log = logging.getLogger(__name__)
-
-
-class RowBudget:
-    """Lets through at most so many rows a second, and never more than a second's worth at once.
-
-    Args:
-        rows_per_s: The limit.
-        clock_s: Returns monotonic time, seconds.
-    """
-
-    def __init__(self, rows_per_s: int, clock_s: Callable[[], float]) -> None:
-        self._rows_per_s = rows_per_s
-        self._clock_s = clock_s
-        self._last_s = clock_s()
-        self._allowed = 0.0
-
-    def take(self, n: int) -> int:
-        """Return how many of n rows may be used now."""
-        now_s = self._clock_s()
-        grown = self._allowed + (now_s - self._last_s) * self._rows_per_s
-        self._allowed, self._last_s = min(grown, float(self._rows_per_s)), now_s
-        taken = min(n, int(self._allowed))
-        self._allowed -= taken
-        return taken
 
 
 def evenly(n: int, taken: int) -> npt.NDArray[np.intp]:
