@@ -19,6 +19,7 @@ from loadtest.bench_compare import compare_results, markdown
 from loadtest.bench_latency import bench_latency
 from loadtest.bench_poison import bench_poison
 from loadtest.bench_profile import bench_profile
+from loadtest.bench_publish import PublishPlan, bench_publish
 from loadtest.bench_recovery import RecoveryPlan, bench_recovery
 from loadtest.bench_result import BenchResult
 from loadtest.bench_rival import RivalPlan, bench_rival
@@ -39,7 +40,7 @@ def _table(data: Path | None, limit: int | None) -> pa.Table:
     return table if limit is None else table.slice(0, limit)
 
 
-def _measure(out: Path, scenario: str, run: Callable[..., BenchResult], **more: Any) -> None:
+def _measure(out: Path, scenario: str, run: Callable[..., BenchResult], **more: Any) -> BenchResult:
     """Run a scenario on the live models, telling its steps, and show and write what it found."""
     console = Console()
     with console.status("starting") as status:
@@ -50,6 +51,7 @@ def _measure(out: Path, scenario: str, run: Callable[..., BenchResult], **more: 
             **more,
         )
     _finish(result, console, out)
+    return result
 
 
 def _finish(result: BenchResult, console: Console, out: Path) -> None:
@@ -203,6 +205,31 @@ def rival(data: Path | None, limit: int | None, repeats: int, out: Path, rate: f
     """The stream against one HTTP request per message (scenario rival-per-message)."""
     plan, table = RivalPlan(rate_per_s=rate), _table(data, limit)
     _measure(out, "rival-per-message", bench_rival, table=table, plan=plan, repeats=repeats)
+
+
+@bench.command()
+@click.option("--repeats", default=1, show_default=True, type=click.IntRange(min=1), help="Runs.")
+@out_option
+@click.option(
+    "--rate", default=1_000.0, show_default=True, type=click.FloatRange(min=1, max=10_000),
+    help="Requests per second, whatever the answers do.",
+)  # fmt: skip
+@click.option(
+    "--switches", default=3, show_default=True, type=click.IntRange(min=1, max=100),
+    help="Publishes in each run, and as many roll-backs.",
+)  # fmt: skip
+def publish(repeats: int, out: Path, rate: float, switches: int) -> None:
+    """Publish and roll back while the gateway decides (scenario publish-RATE).
+
+    Ends with status 1 if a request fails, if the gateway does not follow, or if an answer names
+    another version than the live one.
+    """
+    plan = PublishPlan(rate, switches)
+    result = _measure(out, plan.scenario, bench_publish, plan=plan, repeats=repeats)
+    for reason in result.settings["reasons"]:
+        click.echo(f"FAIL: {reason}")
+    if result.settings["reasons"]:
+        raise SystemExit(1)
 
 
 @bench.command()

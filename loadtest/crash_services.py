@@ -18,6 +18,8 @@ from deploy.local.valkey import wait_for_valkey
 
 __all__ = ["Services"]
 
+_BACKEND = "backend_stub"
+"""In the name of Triton's backend processes."""
 _LAUNCHER_WORDS = 3
 """A server's command comes after the launcher's: Python, the script and the parent's id."""
 
@@ -59,9 +61,13 @@ class Services:
             self._servers[name].stop()
 
     def pause(self, name: str, seconds: float) -> None:
-        """Stop a server's processes for a while: it keeps its connections and answers nothing."""
+        """Stop a server for a while: it keeps its connections and answers nothing.
+
+        Triton's backend processes go on: it takes one that does not stir for broken, and crashes.
+        """
         process = psutil.Process(self._servers[name].pid)
         family = [process, *process.children(recursive=True)]
+        family = [each for each in family if _BACKEND not in each.name()]
         for each in family:
             each.suspend()
         time.sleep(seconds)

@@ -50,6 +50,11 @@ def _http_url(_context: click.Context, _parameter: click.Parameter, value: str |
     help="Transactions per second through Kafka meanwhile.",
 )  # fmt: skip
 @click.option(
+    "--flagged", default=0.0, type=click.FloatRange(min=0, max=0.9),
+    help="Share of payments to flag, by a few busy customers and a lower threshold in a copy of "
+    "the models: enough reviews for a p99 of explained decisions (scenario gateway-explained).",
+)  # fmt: skip
+@click.option(
     "--url", callback=_http_url,
     help="A gateway that runs already; it gets made-up payments! Its API key is read from the "
     "variable GATEWAY_API_KEY. Default: start one.",
@@ -61,6 +66,7 @@ def loadtest(
     repository: Path | None,
     out: Path,
     stream_rate: float,
+    flagged: float,
     url: str,
 ) -> None:
     """Ask the gateway at a constant rate and hold it to its promise.
@@ -69,12 +75,12 @@ def loadtest(
     status 1 if p99 is above 100 ms, if a request fails or a repeated payment gets another answer,
     and if the run is invalid because the load was not what it should have been.
     """
-    if url and (stream_rate or repository):
+    if url and (stream_rate or repository or flagged):
         raise click.UsageError(
-            "--stream-rate and --repository need a gateway started here: no --url."
+            "--stream-rate, --repository and --flagged need a gateway started here: no --url."
         )
     key = os.environ.get(API_KEY_VARIABLE, "")
-    plan = LoadPlan(out, rate, duration, repeats, stream_rate)
+    plan = LoadPlan(out, rate, duration, repeats, stream_rate, flagged)
     console = Console()
     with console.status("starting") as status:
         repository = repository or load_settings().model_repository
@@ -92,6 +98,12 @@ def loadtest(
             console.print(f"[red]run {run} {judgement.verdict}:[/red] {reason}")
     if any(judgement.verdict != "PASS" for judgement in judgements):
         sys.exit(1)
+    if flagged:
+        console.print(
+            f"{result.median('explained'):,.0f} explained decisions, p99 "
+            f"{result.median('explained p99'):.1f} ms; {result.median('approved'):,.0f} approvals, "
+            f"p99 {result.median('approved p99'):.1f} ms"
+        )
     console.print(
         f"[green]PASS:[/green] {rate:,.0f} requests/s, p99 {result.median('p99'):.1f} ms "
         f"(limit {P99_LIMIT_MS:.0f} ms), no failure, repeats answered the same"

@@ -23,7 +23,7 @@ import msgspec
 from locust import FastHttpUser, events, task
 from locust.exception import StopUser
 
-from loadtest.payments import PaymentMaker, fault_of, stages_ms
+from loadtest.payments import PaymentMaker, check, stages_ms
 from loadtest.recording import Recording
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Run:
             duration_s=options.measure,
         )
         self.end_s = self.recording.start_s + options.measure
-        self.payments = PaymentMaker(f"{time.time_ns():x}")
+        self.payments = PaymentMaker(f"{time.time_ns():x}", busy_share=options.busy_share)
         self.users = itertools.count()
 
     def watch_cpu(self) -> None:
@@ -76,6 +76,7 @@ def _options(parser: Any) -> None:
     group.add_argument("--arrival-rate", type=float, default=50.0, help="Requests per second")
     group.add_argument("--warm-up", type=float, default=3.0, help="Seconds that do not count")
     group.add_argument("--measure", type=float, default=float(86_400), help="Seconds that count")
+    group.add_argument("--busy-share", type=float, default=0.0, help="Payments by few customers")
     group.add_argument("--recording", default="", help="File for every request's times")
 
 
@@ -137,7 +138,8 @@ class Payer(FastHttpUser):
         ) as response:
             done_s = time.perf_counter()
             answer = response.content or b""
-            fault, source = fault_of(response.status_code, answer, payment)
+            checked = check(response.status_code, answer, payment)
+            fault = checked.fault
             response.request_meta["response_time"] = (done_s - due_s) * 1000
             if fault:
                 response.failure(fault)
@@ -159,7 +161,6 @@ class Payer(FastHttpUser):
                 done_s=done_s,
                 late_s=late_s,
                 is_repeat=bool(payment.answer),
-                source=source,
-                fault=fault,
+                checked=checked,
                 stages=stages_ms(timing),
             )

@@ -114,12 +114,14 @@ class GatewayAnswer:
         decision: What it decided, or the title of its problem.
         latency_ms: As this client measured it, the last attempt alone.
         attempts: Requests that were needed; 503 asks for a repeat, which is safe.
+        score: The model's; None if it was not asked.
     """
 
     status: int
     decision: str
     latency_ms: float
     attempts: int = 1
+    score: float | None = None
 
 
 def ask_gateway(
@@ -147,7 +149,8 @@ def ask_gateway(
                     break
                 time.sleep(_RETRY_S)
             said = str(answer.get("decision", answer.get("title", "")))
-            answers.append(GatewayAnswer(response.status, said, latency_ms, attempts))
+            score = answer.get("score")
+            answers.append(GatewayAnswer(response.status, said, latency_ms, attempts, score))
     finally:
         connection.close()
     return answers

@@ -1,8 +1,10 @@
-"""`gateway-open-loop`: latency of the gateway at a constant arrival rate, judged.
+"""`gateway-open-loop`, `gateway-explained`: latency at a constant arrival rate, judged.
 
 The latency counts from when each request was due (see `locustfile`). What it does not show: the
 network between caller and gateway, and a gateway that has its cores to itself; generator, gateway,
-streamer and the embedded stack share this machine unless --url says otherwise.
+streamer and the embedded stack share this machine unless --url says otherwise. `gateway-explained`
+flags far more payments than the model's threshold would, to show what a review takes beside an
+approval; each also gives the other the load of its explanation.
 """
 
 from __future__ import annotations
@@ -31,15 +33,17 @@ from flagger.models import live_version, load_version
 from flagger.settings import Settings
 from loadtest.api_key import API_KEY_VARIABLE, make_key
 from loadtest.bench_result import BenchResult
+from loadtest.flag_more import flag_more
 from loadtest.observe import metric_values
+from loadtest.own_models import copy_repository
 from loadtest.payments import CUSTOMERS, TERMINALS
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.recording import Recording
-from loadtest.slo import SCENARIO, Judgement, add_figures, judge
+from loadtest.slo import EXPLAINED_SCENARIO, SCENARIO, Judgement, add_figures, judge
 from streamer.topics import ensure_topics
 from train.simulate import SimulationConfig, simulate
 
-__all__ = ["LoadPlan", "Target", "load", "started"]
+__all__ = ["LoadPlan", "Target", "load", "run_locust", "started"]
 
 WARM_UP_S = 10.0
 """A broker that has just started is busy compiling itself: it needs a core more than later."""
@@ -63,6 +67,7 @@ class LoadPlan:
         duration_s: Measured seconds of each run, after a warm-up.
         repeats: Runs.
         stream_rate_per_s: Transactions per second through Kafka meanwhile; 0: none.
+        flagged_share: Share of payments to flag, see `flag_more`; 0: what the model flags.
     """
 
     out: Path
@@ -70,6 +75,12 @@ class LoadPlan:
     duration_s: float
     repeats: int = 1
     stream_rate_per_s: float = 0.0
+    flagged_share: float = 0.0
+
+    @property
+    def scenario(self) -> str:
+        """Its permanent id."""
+        return EXPLAINED_SCENARIO if self.flagged_share else SCENARIO
 
     @property
     def whole_s(self) -> float:
@@ -84,11 +95,13 @@ class Target:
     Attributes:
         url: Where it listens, http://host:port.
         streamer_metrics_url: Metrics page of the streamer behind it; "" if it is not known.
+        triton_url: host:port of the Triton behind it; "" if it is not known.
         api_key: Key for the gateway; "": none.
     """
 
     url: str
     streamer_metrics_url: str = ""
+    triton_url: str = ""
     api_key: str = field(default="", repr=False)
 
     def decided(self) -> float:
@@ -113,6 +126,8 @@ def started(
     """
     load_version(repository, live_version(repository))
     plan.out.mkdir(parents=True, exist_ok=True)
+    if plan.flagged_share:
+        repository = copy_repository(repository, plan.out / "model_repository")
     home = plan.out / "stack"
     with (
         LocalStack(home, model_repository=repository, fresh=True, on_step=on_step) as stack,
@@ -132,11 +147,19 @@ def started(
 
         on_step("start streamer and gateway")
         port, metrics_port = free_ports(2)
-        target = Target(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics", key)
+        target = Target(
+            f"http://127.0.0.1:{port}",
+            f"http://127.0.0.1:{metrics_port}/metrics",
+            stack.addresses.triton_url,
+            key,
+        )
         streamer = start("stream", "--metrics-port", str(metrics_port))
         gateway = start("gateway", "--port", str(port))
         wait_for_url(target.streamer_metrics_url, streamer)
         wait_for_url(f"{target.url}/readyz", gateway)
+        if plan.flagged_share:
+            on_step(f"lower the threshold until {plan.flagged_share:.0%} are flagged")
+            flag_more(repository, port, key, plan.flagged_share)
         if plan.stream_rate_per_s:
             on_step(f"start {plan.stream_rate_per_s:,.0f} transactions/s through Kafka")
             rate = f"{plan.stream_rate_per_s:g}"
@@ -182,8 +205,8 @@ def load(
     """Load a gateway and judge each run.
 
     Returns:
-        The figures, also written to `<out>/gateway-open-loop.json` with the verdict, and one
-        judgement for each run.
+        The figures, also written to `<out>/<scenario>.json` with the verdict, and one judgement
+        for each run.
 
     Raises:
         StackError: Locust did not run.
@@ -195,12 +218,14 @@ def load(
         "stream_rate_per_s": plan.stream_rate_per_s,
         "embedded": bool(target.streamer_metrics_url),
     }
-    result = BenchResult(SCENARIO, settings)
+    if plan.flagged_share:
+        settings["flagged_share"] = plan.flagged_share
+    result = BenchResult(plan.scenario, settings)
     judgements = []
     for run in range(plan.repeats):
         on_step(f"run {run + 1} of {plan.repeats}: {plan.rate_per_s:,.0f} requests/s")
         before, start_s, cpu_s = target.decided(), time.monotonic(), _others_cpu_s()
-        recording = _run_locust(target, plan, run)
+        recording = run_locust(target, plan, run)
         elapsed_s = time.monotonic() - start_s
         streamed_per_s = (target.decided() - before) / elapsed_s
         add_figures(result, recording)
@@ -231,8 +256,17 @@ def _others_cpu_s() -> float:
     return busy_s - own_s
 
 
-def _run_locust(target: Target, plan: LoadPlan, run: int) -> Recording:
-    """Run Locust in a process of its own: it patches the whole process that it lives in."""
+def run_locust(target: Target, plan: LoadPlan, run: int) -> Recording:
+    """Run Locust in a process of its own: it patches the whole process that it lives in.
+
+    Args:
+        target: Whom it asks.
+        plan: How fast and how long.
+        run: Number of the run, for the name of its file.
+
+    Raises:
+        StackError: It left no recording.
+    """
     plan.out.mkdir(parents=True, exist_ok=True)
     users = max(math.ceil(plan.rate_per_s * _TURN_S), 1)
     file, log = plan.out / f"recording-{run}.json", plan.out / "locust.log"
@@ -242,7 +276,7 @@ def _run_locust(target: Target, plan: LoadPlan, run: int) -> Recording:
     command += ["--exit-code-on-error", "0", "--only-summary"]
     command += ["--arrival-rate", str(plan.rate_per_s)]
     command += ["--warm-up", str(WARM_UP_S), "--measure", str(plan.duration_s)]
-    command += ["--recording", str(file)]
+    command += ["--busy-share", str(plan.flagged_share), "--recording", str(file)]
     limit_s = WARM_UP_S + plan.duration_s + _LOCUST_LIMIT_S
     with log.open("wb") as out, contextlib.suppress(subprocess.TimeoutExpired):
         environment = {**os.environ, API_KEY_VARIABLE: target.api_key}

@@ -9,21 +9,40 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
-from flagger.policy import DECISIONS
+from flagger.policy import APPROVE, DECISIONS
 
-__all__ = ["REPEAT_SHARE", "PaymentMaker", "Sent", "fault_of", "stages_ms"]
+__all__ = [
+    "APPROVED",
+    "EXPLAINED",
+    "REPEAT_SHARE",
+    "UNEXPLAINED",
+    "Checked",
+    "PaymentMaker",
+    "Sent",
+    "check",
+    "stages_ms",
+]
 
 CUSTOMERS = 2_000
 TERMINALS = 4_000
 REPEAT_SHARE = 0.02
 """Share of requests that send an earlier payment once more, as callers do after a time-out."""
+_BUSY_CUSTOMERS = 40
+_RARE_CUSTOMERS = 1_000_000
 _REMEMBERED = 1_000
 _SOURCES = ("model", "rules", "fallback", "list")
 _COUNTRIES = (("DE", "EUR"), ("FR", "EUR"), ("GB", "GBP"), ("US", "USD"), ("BR", "BRL"))
 _CATEGORIES = ("5411", "5812", "5732", "4111", "5541", "6011")
+APPROVED, EXPLAINED, UNEXPLAINED = "approved", "explained", "unexplained"
+"""What the model's decision was: an approval; a review or a decline with the reasons behind the
+score; one for which only the threshold is named, because no explanation came in time."""
+_UNEXPLAINING = {"score", "brake"}
+"""Codes of the threshold's reason and the brake's, which take no explanation. Spelled out: their
+modules load what a generator of load has no use for."""
 _CHANNELS = ("pos", "contactless", "ecom", "atm", "moto")
 
 
@@ -33,6 +52,8 @@ class Verdict(msgspec.Struct):
     transaction_id: str
     decision: str
     decision_source: str
+    reason_codes: list[str] = []
+    model_version: str | None = None
 
 
 _answers = msgspec.json.Decoder(Verdict)
@@ -59,10 +80,13 @@ class PaymentMaker:
     Args:
         run: Part of each transaction id; another run needs another one.
         seed: Seed of everything else.
+        busy_share: Share of payments by a few customers, who pay so often that a model suspects
+            them; the others then pay hardly ever. 0: all pay alike.
     """
 
-    def __init__(self, run: str, seed: int = 0) -> None:
+    def __init__(self, run: str, seed: int = 0, busy_share: float = 0.0) -> None:
         self._run = run
+        self._busy_share = busy_share
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._made = 0
         self._answered: deque[Sent] = deque(maxlen=_REMEMBERED)
@@ -75,7 +99,7 @@ class PaymentMaker:
         body = {
             "transaction_id": f"L{self._run}-{self._made}",
             "event_time": time.time_ns() // 1_000_000,
-            "customer_id": f"C{chance.randrange(CUSTOMERS):07d}",
+            "customer_id": f"C{self._customer():07d}",
             # Busy terminals get most payments.
             "terminal_id": f"T{int(TERMINALS * chance.random() ** 2):07d}",
             "amount": round(min(chance.lognormvariate(3.3, 1.1), 20_000.0), 2),
@@ -85,6 +109,14 @@ class PaymentMaker:
             "country": country,
         }
         return Sent(str(body["transaction_id"]), msgspec.json.encode(body))
+
+    def _customer(self) -> int:
+        chance = self._random
+        if not self._busy_share:
+            return chance.randrange(CUSTOMERS)
+        if chance.random() < self._busy_share:
+            return chance.randrange(_BUSY_CUSTOMERS)
+        return _BUSY_CUSTOMERS + chance.randrange(_RARE_CUSTOMERS)
 
     def next(self) -> Sent:
         """Return a new payment or, rarely, one that was answered before."""
@@ -97,8 +129,25 @@ class PaymentMaker:
         self._answered.append(Sent(payment.transaction_id, payment.body, answer))
 
 
-def fault_of(status: int, answer: bytes, payment: Sent) -> tuple[str, str]:
-    """Return what is wrong with an answer ("": nothing) and its decision source.
+class Checked(NamedTuple):
+    """What an answer is worth.
+
+    Attributes:
+        fault: What is wrong with it; "": nothing.
+        source: Its decision source; "" if it tells none.
+        kind: `APPROVED`, `EXPLAINED` or `UNEXPLAINED`; "" where this request had no decision of
+            the model made: it failed, repeats an earlier one, or others decided.
+        version: The model version that made the decision; "" where `kind` is.
+    """
+
+    fault: str
+    source: str = ""
+    kind: str = ""
+    version: str = ""
+
+
+def check(status: int, answer: bytes, payment: Sent) -> Checked:
+    """Look at an answer.
 
     Args:
         status: HTTP status; 0 if no answer came.
@@ -106,20 +155,29 @@ def fault_of(status: int, answer: bytes, payment: Sent) -> tuple[str, str]:
         payment: What was asked, with its first answer if this was a repeat.
     """
     if status != 200:
-        return (f"status {status}" if status else "no answer"), ""
+        return Checked(f"status {status}" if status else "no answer")
     try:
         verdict = _answers.decode(answer)
     except msgspec.DecodeError:
-        return "an answer without decision", ""
+        return Checked("an answer without decision")
+    source = verdict.decision_source
     if verdict.transaction_id != payment.transaction_id:
-        return "another transaction's answer", verdict.decision_source
+        return Checked("another transaction's answer", source)
     if verdict.decision not in DECISIONS:
-        return "unknown decision", verdict.decision_source
-    if verdict.decision_source not in _SOURCES:
-        return "unknown decision source", verdict.decision_source
+        return Checked("unknown decision", source)
+    if source not in _SOURCES:
+        return Checked("unknown decision source", source)
     if payment.answer and payment.answer != answer:
-        return "a repeat answered differently", verdict.decision_source
-    return "", verdict.decision_source
+        return Checked("a repeat answered differently", source)
+    if payment.answer or source != "model":
+        return Checked("", source)
+    return Checked("", source, _kind_of(verdict), verdict.model_version or "")
+
+
+def _kind_of(verdict: Verdict) -> str:
+    if verdict.decision == DECISIONS[APPROVE]:
+        return APPROVED
+    return EXPLAINED if set(verdict.reason_codes) - _UNEXPLAINING else UNEXPLAINED
 
 
 def stages_ms(server_timing: str) -> dict[str, float]:

@@ -6,6 +6,8 @@ import math
 
 import msgspec
 
+from loadtest.payments import Checked
+
 __all__ = ["OUTSIDE", "Recording", "quantile"]
 
 OUTSIDE = "outside"
@@ -28,6 +30,10 @@ class Recording(msgspec.Struct, kw_only=True):
         late_s: How much later than it could the generator sent it: from when it was due and its
             connection was free.
         stages_ms: The gateway's own times by stage; a stage that a request skipped is left out.
+        kinds: What the model decided, see `loadtest.payments.Checked`.
+        versions: The model version that decided, likewise.
+        failed: True if the request failed.
+        inside_ms: The time of all the gateway's stages together; 0 if it told none.
         sources: Answers by decision source.
         failures: Failed requests by reason.
         repeats: Requests with an earlier transaction id.
@@ -42,6 +48,10 @@ class Recording(msgspec.Struct, kw_only=True):
     done_s: list[float] = []
     late_s: list[float] = []
     stages_ms: dict[str, list[float]] = {}
+    kinds: list[str] = []
+    versions: list[str] = []
+    failed: list[bool] = []
+    inside_ms: list[float] = []
     sources: dict[str, int] = {}
     failures: dict[str, int] = {}
     repeats: int = 0
@@ -59,8 +69,7 @@ class Recording(msgspec.Struct, kw_only=True):
         done_s: float,
         late_s: float,
         is_repeat: bool,
-        source: str,
-        fault: str,
+        checked: Checked,
         stages: dict[str, float],
     ) -> None:
         """Add one request."""
@@ -69,9 +78,13 @@ class Recording(msgspec.Struct, kw_only=True):
         self.done_s.append(done_s)
         self.late_s.append(late_s)
         self.repeats += is_repeat
-        if source:
+        self.kinds.append(checked.kind)
+        self.versions.append(checked.version)
+        self.failed.append(bool(checked.fault))
+        self.inside_ms.append(sum(stages.values()))
+        if source := checked.source:
             self.sources[source] = self.sources.get(source, 0) + 1
-        if fault:
+        if fault := checked.fault:
             self.failures[fault] = self.failures.get(fault, 0) + 1
         if stages:
             for name, duration_ms in stages.items():
@@ -83,6 +96,10 @@ class Recording(msgspec.Struct, kw_only=True):
     def latencies_ms(self) -> list[float]:
         """From when each request was due to its answer."""
         return [(done - due) * 1000 for due, done in zip(self.due_s, self.done_s, strict=True)]
+
+    def of_kind(self, kind: str, values: list[float]) -> list[float]:
+        """Return the values, one per answered request, of the decisions of one kind."""
+        return [value for value, told in zip(values, self.kinds, strict=True) if told == kind]
 
     @property
     def achieved_per_s(self) -> float:

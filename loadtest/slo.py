@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loadtest.bench_result import BenchResult
+from loadtest.payments import APPROVED, EXPLAINED, UNEXPLAINED
 from loadtest.recording import Recording, quantile
 
-__all__ = ["P99_LIMIT_MS", "SCENARIO", "Judgement", "add_figures", "judge"]
+__all__ = ["EXPLAINED_SCENARIO", "P99_LIMIT_MS", "SCENARIO", "Judgement", "add_figures", "judge"]
 
 SCENARIO = "gateway-open-loop"
+EXPLAINED_SCENARIO = "gateway-explained"
 P99_LIMIT_MS = 100.0
 MAX_GENERATOR_CPU = 0.9
 """A generator busier than this share of one core measures itself."""
@@ -100,6 +102,14 @@ def add_figures(result: BenchResult, recording: Recording) -> None:
     result.add("repeats", recording.repeats, "requests")
     for source in sorted({"model", "fallback", *recording.sources}):
         result.add(f"by {source}", 100 * recording.sources.get(source, 0) / answered, "%")
+    for kind in (APPROVED, EXPLAINED, UNEXPLAINED):
+        of_kind_ms = recording.of_kind(kind, latencies_ms)
+        result.add(kind, len(of_kind_ms), "decisions")
+        if of_kind_ms and kind != UNEXPLAINED:
+            result.add(f"{kind} p50", quantile(of_kind_ms, 0.5), "ms")
+            result.add(f"{kind} p99", quantile(of_kind_ms, 0.99), "ms")
+            inside_ms = recording.of_kind(kind, recording.inside_ms)
+            result.add(f"{kind} p99, inside the gateway", quantile(inside_ms, 0.99), "ms")
     for stage, durations_ms in recording.stages_ms.items():
         result.add(f"{stage} p50", quantile(durations_ms, 0.5), "ms")
         result.add(f"{stage} p99", quantile(durations_ms, 0.99), "ms")

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import msgspec
 import pytest
 
+from flagger.brakes import BRAKE_CODE
+from flagger.reasons import SCORE_CODE
 from flagger.wire.messages import parse_transaction
-from loadtest.payments import REPEAT_SHARE, PaymentMaker, Sent, fault_of, stages_ms
+from loadtest.payments import (
+    APPROVED,
+    EXPLAINED,
+    REPEAT_SHARE,
+    UNEXPLAINED,
+    Checked,
+    PaymentMaker,
+    Sent,
+    check,
+    stages_ms,
+)
 
 PAYMENT = Sent("t-1", b"{}")
 REPEAT = Sent("t-1", b"{}", b'{"transaction_id":"t-1"}')
@@ -35,6 +48,17 @@ def test_another_run_has_other_ids() -> None:
     assert PaymentMaker("a").new().transaction_id != PaymentMaker("b").new().transaction_id
 
 
+def test_a_share_of_payments_by_a_few_busy_customers() -> None:
+    maker = PaymentMaker("test", busy_share=0.2)
+    now_ms = time.time_ns() // 1_000_000
+    read = [parse_transaction(maker.new().body, now_ms) for _ in range(2_000)]
+    payments = Counter(t.customer_id for t in read)
+    busy = [n for customer, n in payments.items() if int(customer[1:]) < 40]
+    assert len(busy) == 40
+    assert sum(busy) / len(read) == pytest.approx(0.2, rel=0.2)
+    assert len(payments) > 1_500
+
+
 def test_some_answered_payments_come_again_unchanged() -> None:
     maker = PaymentMaker("test")
     asked = []
@@ -51,9 +75,17 @@ def test_some_answered_payments_come_again_unchanged() -> None:
 
 
 def test_good_answers() -> None:
-    assert fault_of(200, answer(), PAYMENT) == ("", "model")
-    assert fault_of(200, answer(decision_source="fallback"), PAYMENT) == ("", "fallback")
-    assert fault_of(200, answer(), Sent("t-1", b"{}", answer())) == ("", "model")
+    told = {"reason_codes": ["score", "amount"], "model_version": "3"}
+    assert check(200, answer(**told), PAYMENT) == Checked("", "model", EXPLAINED, "3")
+    for codes in ([SCORE_CODE], [BRAKE_CODE, SCORE_CODE]):
+        without = answer(**told | {"reason_codes": codes})
+        assert check(200, without, PAYMENT) == Checked("", "model", UNEXPLAINED, "3")
+    approval = answer(decision="approve", reason_codes=[], model_version="4")
+    assert check(200, approval, PAYMENT) == Checked("", "model", APPROVED, "4")
+    assert check(200, answer(decision_source="fallback"), PAYMENT) == Checked("", "fallback")
+    # A repeat tells an earlier decision: it took no explanation now.
+    repeat = Sent("t-1", b"{}", answer(**told))
+    assert check(200, answer(**told), repeat) == Checked("", "model")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +104,7 @@ def test_good_answers() -> None:
     ],
 )
 def test_bad_answers(status: int, content: bytes, payment: Sent, fault: str) -> None:
-    assert fault_of(status, content, payment)[0] == fault
+    assert check(status, content, payment).fault == fault
 
 
 def test_server_timing_is_read() -> None:

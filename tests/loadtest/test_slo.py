@@ -5,10 +5,16 @@ import math
 import pytest
 
 from loadtest.bench_result import BenchResult
+from loadtest.payments import APPROVED, EXPLAINED, Checked
 from loadtest.recording import OUTSIDE, Recording, quantile
 from loadtest.slo import SCENARIO, add_figures, judge
 
 RATE_PER_S = 100.0
+
+
+def kind_of(i: int) -> str:
+    """Every fourth is flagged."""
+    return APPROVED if i % 4 else EXPLAINED
 
 
 def recording(
@@ -30,8 +36,7 @@ def recording(
             done_s=due_s + latency_ms / 1000,
             late_s=late_s,
             is_repeat=is_last,
-            source="model",
-            fault=fault if is_last else "",
+            checked=Checked(fault if is_last else "", "model", kind_of(i), "1"),
             stages={"state": 0.25, "model": 1.0},
         )
     return result
@@ -107,7 +112,12 @@ def test_figures_of_a_run() -> None:
     assert (figures["p50"], figures["p95"], figures["p99"], figures["max"]) == pytest.approx(
         (50.0, 95.0, 99.0, 100.0)
     )
+    assert figures["explained p99, inside the gateway"] == 1.25
     assert figures["sent"] == RATE_PER_S
+    assert (figures["approved"], figures["explained"], figures["unexplained"]) == (75, 25, 0)
+    # Of 1, 5, ..., 97 and of the others.
+    assert (figures["explained p50"], figures["explained p99"]) == pytest.approx((49.0, 97.0))
+    assert (figures["approved p50"], figures["approved p99"]) == pytest.approx((51.0, 100.0))
     assert (figures["by model"], figures["by fallback"]) == (100.0, 0.0)
     assert figures["generator CPU"] == pytest.approx(20.0)
     assert figures["model p50"] == 1.0
