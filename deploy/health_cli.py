@@ -19,7 +19,8 @@ URLS = {
     "triton": "http://127.0.0.1:8000",
 }
 """Where each service answers by default, inside its own container."""
-_TRITON_PATHS = {"/healthz": "/v2/health/live", "/readyz": "/v2/health/ready"}
+TRITON_PATHS = {"/healthz": "/v2/health/live", "/readyz": "/v2/models/fraud_fil/ready"}
+"""Ready: the scoring entry answers. /v2/health/ready says no as soon as any version was refused."""
 _SHOWN_BYTES = 300
 
 
@@ -32,7 +33,7 @@ def health(service: str, url: str | None, ready: bool, timeout_s: float) -> None
     """Ask a service for its health; status 0 if it is well, 1 if it is not or does not answer."""
     path = "/readyz" if ready else "/healthz"
     if service == "triton":
-        path = _TRITON_PATHS[path]
+        path = TRITON_PATHS[path]
     parts = urlsplit(url or URLS[service])
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise click.BadParameter("it must be http://host:port or https://", param_hint="--url")

@@ -12,9 +12,11 @@ import httpx
 import msgspec
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from flagger.errors import StackError
 from flagger.kafka import client_config, producer_config
+from flagger.kafka_access import require_access
 from flagger.settings import Settings
 
 __all__ = ["SmokePlan", "SmokeResult", "judge", "run_smoke"]
@@ -88,6 +90,7 @@ def _reader_at_end(settings: Settings, timeout_s: float) -> Consumer:
     reader = Consumer(client_config(settings) | config | {"isolation.level": "read_committed"})
     topic, deadline_s = settings.decisions_topic, time.monotonic() + timeout_s
     try:
+        require_access(settings, AdminClient, KafkaException)
         while True:
             try:
                 found = reader.list_topics(topic, timeout=_KAFKA_S).topics[topic]

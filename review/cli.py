@@ -12,6 +12,7 @@ import click
 from flagger.addresses import resolve_kafka_settings
 from flagger.errors import ConfigurationError
 from flagger.health import Health, serve_health
+from flagger.kafka_access import require_access
 from flagger.service import log_to_stderr, metrics_options, until_stopped
 from flagger.settings import Settings, load_settings
 
@@ -43,6 +44,9 @@ def migrate() -> None:
 @metrics_options(9104)
 def consume(metrics_port: int, metrics_host: str) -> None:
     """Store flags as cases and send the analysts' labels, until Ctrl-C or SIGTERM."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
     from review.consumer import DeskConsumer
     from review.database import open_engine, require_layout
     from review.life import CaseLife
@@ -51,6 +55,7 @@ def consume(metrics_port: int, metrics_host: str) -> None:
 
     log_to_stderr()
     settings = resolve_kafka_settings()
+    require_access(settings, AdminClient, KafkaException)
     engine = open_engine(settings.case_store_url.get_secret_value())
     require_layout(engine)
     keep_going = until_stopped()

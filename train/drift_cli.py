@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 import pyarrow as pa
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -16,6 +18,7 @@ from flagger.addresses import resolve_kafka_settings, resolve_settings
 from flagger.drift import WINDOW_ROWS, DriftLimits
 from flagger.errors import ConfigurationError
 from flagger.health import Health, serve_health
+from flagger.kafka_access import require_access
 from flagger.models import ModelVersion, live_version, load_version
 from flagger.options import repository_option
 from flagger.service import log_to_stderr, metrics_options, until_stopped
@@ -186,6 +189,7 @@ def watch(metrics_port: int, metrics_host: str, **plan: Any) -> None:
     """Show precision and recall by mature labels as metrics, until Ctrl-C or SIGTERM."""
     log_to_stderr()
     settings = resolve_kafka_settings()
+    require_access(settings, AdminClient, KafkaException)
     keep_going = until_stopped()
     metrics = LabelsMetrics()
     health = Health({PARTS[0]: "Kafka has not been asked yet."})

@@ -5,10 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from flagger.errors import ConfigurationError, StackError
 from flagger.kafka import client_config, is_fatal
+from flagger.kafka_access import require_access
 from flagger.settings import Settings
 
 __all__ = ["read_values"]
@@ -24,9 +32,10 @@ def read_values(settings: Settings, topic: str) -> Iterator[list[bytes]]:
     """Yield the values of all messages, a piece at a time; each partition in log order.
 
     Raises:
-        ConfigurationError: There is no such topic, or no address of Kafka.
+        ConfigurationError: There is no such topic, no address of Kafka, or it refuses us.
         StackError: Kafka refuses this reader, or sends nothing for a minute.
     """
+    require_access(settings, AdminClient, KafkaException)
     consumer = Consumer(
         client_config(settings)
         | {

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.table import Table
 
 from flagger.addresses import resolve_kafka_settings
 from flagger.health import Health, serve_health
+from flagger.kafka_access import require_access
 from flagger.service import log_to_stderr, metrics_options, until_stopped
 from flagger.settings import load_settings
 from review.alerts.metrics import AlertMetrics
@@ -47,6 +50,7 @@ def run(file: Path | None, metrics_port: int, metrics_host: str) -> None:
     settings = resolve_kafka_settings()
     rules = load_alert_rules(file or settings.alerts_file)
     transports = _transports(rules)
+    require_access(settings, AdminClient, KafkaException)
     keep_going = until_stopped()
     metrics = AlertMetrics()
     health = Health({"partitions": "Kafka has assigned no partition yet."})

@@ -89,6 +89,64 @@ def test_the_benchmark_measures_both_sides_alike() -> None:
     assert workflow["defaults"]["run"]["shell"] == "bash"
 
 
+def runs_of(name: str, job: str) -> str:
+    """Return everything that a job's steps run."""
+    workflow = load(ROOT / ".github" / "workflows" / f"{name}.yml")
+    return "\n".join(step.get("run", "") for step in workflow["jobs"][job]["steps"])
+
+
+def uses_of(name: str, job: str) -> dict[str, dict[str, Any]]:
+    """Return the actions of a job with what they are given."""
+    workflow = load(ROOT / ".github" / "workflows" / f"{name}.yml")
+    used = [step for step in workflow["jobs"][job]["steps"] if "uses" in step]
+    return {step["uses"].partition("@")[0]: step.get("with", {}) for step in used}
+
+
+def test_what_needs_no_daemon_here_is_checked_there() -> None:
+    checks = runs_of("ci", "check")
+    for tool in ("actionlint", "zizmor", "shellcheck"):
+        assert tool in checks, tool
+    deployment = runs_of("ci", "deployment")
+    for tool in (
+        "compose.sh config", "--profile gpu config", "deploy/helm/render.sh --check",
+        "kubeconform", "terraform fmt -check", "terraform validate",
+    ):  # fmt: skip
+        assert tool in deployment, tool
+    assert "helm lint --strict" in (ROOT / "deploy" / "helm" / "render.sh").read_text()
+    assert "mkdocs build --strict" in runs_of("ci", "docs")
+
+
+def test_the_image_is_built_with_a_cache_run_and_scanned() -> None:
+    used = uses_of("ci", "image")
+    build, scan = used["docker/build-push-action"], used["anchore/scan-action"]
+    assert build["cache-from"] == "type=gha"
+    assert scan["image"] == build["tags"]
+    assert scan["severity-cutoff"] == "high"
+    runs = runs_of("ci", "image")
+    assert "hadolint deploy/docker/Dockerfile" in runs
+    assert "--read-only --tmpfs /tmp --tmpfs /var/cache/flagger:uid=10001" in runs
+    assert f"{build['tags']} scale" in runs
+
+
+def test_a_release_says_of_what_it_was_made() -> None:
+    used = uses_of("release", "release")
+    build = used["docker/build-push-action"]
+    assert (build["provenance"], build["sbom"]) == ("mode=max", "true")
+    assert "actions/attest-build-provenance" in used
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    subjects = re.findall(r"subject-(?:path|digest): (\S+)", text)
+    assert len(subjects) == 2, subjects  # wheel and chart, and the image
+
+
+def test_code_is_searched_for_flaws() -> None:
+    workflow = load(ROOT / ".github" / "workflows" / "codeql.yml")
+    assert workflow["jobs"]["analyse"]["strategy"]["matrix"]["language"] == ["python", "actions"]
+    assert set(workflow["on"]) == {"push", "pull_request", "schedule"}
+    assert list(uses_of("codeql", "analyse"))[1:] == [
+        "github/codeql-action/init", "github/codeql-action/analyze",
+    ]  # fmt: skip
+
+
 def test_dependencies_are_kept_fresh_where_they_are() -> None:
     config = load(ROOT / ".github" / "dependabot.yml")
     kinds = {update["package-ecosystem"]: update for update in config["updates"]}

@@ -215,6 +215,7 @@ def test_the_image_runs_as_nobody_special(dockerfile: str) -> None:
     last = dockerfile.rpartition("\nFROM ")[2]
     users = re.findall(r"^USER (\S+)$", last, re.MULTILINE)
     assert users == ["10001:10001"]
+    assert "FLAGGER_REVISION=${REVISION}" in last  # after `ARG REVISION`: boards mark deploys by it
     assert last.index("USER ") < last.index("deploy.precompile") < last.index("ENTRYPOINT")
     assert 'ENTRYPOINT ["flagger"]' in last
     assert not re.search(r"^ADD |:latest\b|curl|apt-get", dockerfile, re.MULTILINE)

@@ -329,20 +329,50 @@ def test_scaling_stays_below_the_partitions() -> None:
     trigger = scaled["triggers"][0]["metadata"]
     assert trigger["consumerGroup"] == Settings().consumer_group
     assert trigger["topic"] == Settings().transactions_topic
-    assert find("everything", "HorizontalPodAutoscaler", "gateway")["spec"]["maxReplicas"] == 20
+
+
+def test_gateways_follow_the_requests() -> None:
+    scaler = find("everything", "HorizontalPodAutoscaler", "gateway")["spec"]
+    gateway = find("everything", "Deployment", "gateway")
+    assert scaler["scaleTargetRef"]["name"] == gateway["metadata"]["name"]
+    assert "replicas" not in gateway["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 20)
+    cpu, requests = scaler["metrics"]
+    assert cpu["resource"]["name"] == "cpu"  # a share of what the pods ask for
+    assert gateway["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"]
+    assert requests["pods"]["metric"]["name"] == "flagger_gateway_requests_per_second"
+    assert requests["pods"]["target"]["type"] == "AverageValue"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_drained_node_takes_one_of_each_at_a_time(name: str) -> None:
+    running = {
+        m["metadata"]["name"] for m in manifests(name) if m["kind"] in ("Deployment", "StatefulSet")
+    }
+    budgets = {
+        m["metadata"]["name"]: m["spec"]["maxUnavailable"]
+        for m in manifests(name)
+        if m["kind"] == "PodDisruptionBudget"
+    }
+    assert budgets.keys() == running - {f"{NAME}-labels-watch"}  # nothing waits for it
+    assert set(budgets.values()) == {1}
 
 
 def test_monitors_name_ports_and_jobs_that_exist() -> None:
     scrapes = yaml.safe_load((ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text())
     jobs = {scrape["job_name"] for scrape in scrapes["scrape_configs"]}
+    watched = set()
     for manifest in manifests("everything"):
         if manifest["kind"] != "ServiceMonitor":
             continue
         component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
+        watched.add(component)
         ports = {p["name"] for p in find("everything", "Service", component)["spec"]["ports"]}
         (endpoint,) = manifest["spec"]["endpoints"]
         assert endpoint["port"] in ports
         assert endpoint["relabelings"][0]["replacement"] in jobs
+    # The pages count nothing; jobs end.
+    assert watched == {c for c, _ in pods("everything")} - {"desk", "desk-migrate", "smoke"}
 
 
 def test_an_external_triton_brings_no_pool() -> None:

@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tritonclient.grpc as triton
+import yaml
 
+from deploy import health_cli
 from deploy.local.stack import LocalStack
 from export import publish
 from export.layout import place
@@ -40,6 +44,7 @@ from flagger.triton import MAX_EXPLAINED_ROWS, ModelName, Scorer
 
 pytestmark = pytest.mark.stack
 
+ROOT = Path(__file__).parents[2]
 SCORING = (FIL_ENTRY, ONNX_ENTRY)
 ROWS = 10_000
 PER_REQUEST = 2_000
@@ -53,6 +58,7 @@ class Served:
 
     repository: Path
     url: str
+    http_url: str
 
     def scores(self, entry: str, version: str, rows: Any) -> npt.NDArray[np.float32]:
         scorer = Scorer(self.url, timeout_ms=30_000)
@@ -68,6 +74,10 @@ class Served:
             return scorer.is_ready(ModelName(entry, version))
         finally:
             scorer.close()
+
+    def says(self, path: str) -> int:
+        """Return the status of its HTTP door."""
+        return httpx.get(f"http://{self.http_url}{path}", trust_env=False).status_code
 
     def answered(self, entry: str, version: str) -> int:
         """Return how many requests this load of the version has answered."""
@@ -87,7 +97,7 @@ def served(training_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     export_model(training_dir, repository, n_parity_rows=500)
     services = frozenset({"triton"})
     with LocalStack(folder / "home", model_repository=repository, services=services) as stack:
-        yield Served(repository, stack.addresses.triton_url)
+        yield Served(repository, stack.addresses.triton_url, stack.addresses.triton_http_url)
 
 
 @dataclass
@@ -240,6 +250,42 @@ def test_a_version_that_the_server_cannot_serve_is_taken_away_again(
     for entry in ENTRIES:
         assert served.is_ready(entry, live)
         assert not served.is_ready(entry, str(int(before[-1]) + 1))
+
+
+def probed_paths() -> set[str]:
+    """Return what Kubernetes, Compose and `flagger health triton` ask Triton for."""
+    chart = (ROOT / "tests" / "deploy" / "rendered" / "default.yaml").read_text()
+    (pod,) = (
+        manifest["spec"]["template"]["spec"]["containers"][0]
+        for manifest in yaml.safe_load_all(chart)
+        if manifest
+        and manifest["metadata"]["name"].endswith("triton-cpu")
+        and (manifest["kind"] == "Deployment")
+    )
+    by_kubernetes = {
+        pod[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "liveness", "readiness")
+    }
+    compose = yaml.safe_load((ROOT / "deploy" / "compose" / "compose.yaml").read_text())
+    by_compose = urlsplit(compose["services"]["triton"]["healthcheck"]["test"][-1]).path
+    return by_kubernetes | {by_compose} | set(health_cli.TRITON_PATHS.values())
+
+
+def test_a_refused_model_leaves_the_server_in_service(
+    served: Served, training_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton's own readiness does not: it is why no probe may ask for it."""
+
+    def place_damaged(*arguments: Any) -> None:
+        place(*arguments)
+        unreadable_graph(arguments[0] / FIL_ENTRY / arguments[1])
+
+    monkeypatch.setattr(publish, "place", place_damaged)
+    with pytest.raises(PublishError, match="did not load fraud_onnx"):
+        export_model(training_dir, served.repository, triton_url=served.url, n_parity_rows=100)
+    assert served.says("/v2/health/ready") == 400
+    assert probed_paths() == {"/v2/health/live", f"/v2/models/{FIL_ENTRY}/ready"}
+    for path in probed_paths():
+        assert served.says(path) == 200, path
 
 
 def test_versions_that_are_removed_leave_the_server_too(served: Served, training_dir: Path) -> None:

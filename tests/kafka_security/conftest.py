@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -19,10 +28,25 @@ from cryptography.hazmat.primitives.serialization import (
 from deploy.local.kafka import start_kafka, wait_for_kafka
 from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
+from flagger.kafka import client_config
 from flagger.settings import Settings
 
 USER, PASSWORD = "flagger", "planted-pa55word"
-RIGHTLESS, LEAST, CLIENT = "no-rights", "least-rights", "streamer"
+RIGHTLESS, CLIENT = "no-rights", "streamer"
+PAGE = Path(__file__).parents[2] / "docs" / "kafka-security.md"
+RIGHTS = [
+    row
+    for row in re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    if re.match(r"(topics?|group|transactional id|cluster)\b", row[1])
+]
+"""Rows of the page's table of rights: programs, resources, operations."""
+PROGRAMS = sorted({who for row in RIGHTS for who in row[0].replace("`", "").split(", ")})
+KINDS = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "transactional id": ResourceType.TRANSACTIONAL_ID,
+    "cluster": ResourceType.BROKER,
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +120,62 @@ def _listener(name: str, mechanism: str, login: str) -> dict[str, str]:
     }
 
 
+def user_of(program: str) -> str:
+    """Return the user who has the rights of a program, and no others."""
+    return "only-" + program.replace(" ", "-")
+
+
+def _resources(words: str, settings: Settings) -> Iterator[tuple[ResourceType, str, bool]]:
+    """Yield kind, name here, and whether names may go on, of a cell of the table of rights."""
+    usual, kind = Settings(), ResourceType.UNKNOWN
+    here = {
+        getattr(usual, name): getattr(settings, name)
+        for name in Settings.model_fields
+        if name.endswith("_topic")
+    } | {"FLAGGER_ALERTS_GROUP": settings.alerts_group}
+    token = r"\b(topic|group|transactional id|cluster)s?\b|`([^`]+)`( \(prefixed)?"
+    for found, name, prefixed in re.findall(token, words):
+        if found:
+            kind = KINDS[found]
+            if found == "cluster":
+                yield kind, "kafka-cluster", False
+        elif name.startswith(usual.consumer_group):
+            rest = name.removeprefix(usual.consumer_group)
+            yield kind, settings.consumer_group + rest, bool(prefixed)
+        else:
+            yield kind, here.get(name, name), bool(prefixed)
+
+
+@pytest.fixture
+def as_documented() -> Callable[[str, Settings], Settings]:
+    """Give a program's user what docs/kafka-security.md says; return settings of that user."""
+
+    def allow(program: str, settings: Settings) -> Settings:
+        rows = [row for row in RIGHTS if program in row[0].replace("`", "").split(", ")]
+        assert rows, f"{PAGE.name} says nothing of {program}"
+        bindings = [
+            AclBinding(
+                kind,
+                name,
+                ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL,
+                f"User:{user_of(program)}",
+                "*",
+                AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper()],
+                AclPermissionType.ALLOW,
+            )
+            for _, resources, operations in rows
+            for kind, name, prefixed in _resources(resources, settings)
+            # What follows a semicolon is not needed: the right to make topics.
+            for operation in re.findall(r"[A-Z]\w+", operations.partition(";")[0])
+        ]
+        admin = AdminClient(client_config(settings))  # answers come as long as it is held
+        for future in admin.create_acls(bindings).values():
+            future.result(20)
+        return settings.model_copy(update={"kafka_username": user_of(program)})
+
+    return allow
+
+
 @pytest.fixture(scope="session")
 def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     folder = tmp_path_factory.mktemp("secure-kafka")
@@ -122,9 +202,8 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
         # Kafka's validator of unsigned tokens: MSK's own is not to be had outside AWS.
         **_listener("token", "OAUTHBEARER", f"{security}.oauthbearer.OAuthBearerLoginModule"),
     }
-    users = [
-        f"SCRAM-SHA-512=[name={name},password={PASSWORD}]" for name in (USER, RIGHTLESS, LEAST)
-    ]
+    names = (USER, RIGHTLESS, *map(user_of, PROGRAMS))
+    users = [f"SCRAM-SHA-512=[name={name},password={PASSWORD}]" for name in names]
     server, plain = start_kafka(
         folder / "kafka", folder / "logs", changes=changes, scram_users=users
     )

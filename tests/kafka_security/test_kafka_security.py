@@ -11,33 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
+from click.testing import CliRunner
+from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger import msk_iam
+from flagger.cli import cli
 from flagger.errors import ConfigurationError, StackError
 from flagger.kafka import client_config, producer_config
-from flagger.settings import Settings
+from flagger.kafka_access import require_access
+from flagger.settings import ENV_PREFIX, Settings
 from gateway.producer import TransactionLog, TransactionLogError
 from loadtest.crash_world import CrashWorld
+from review.database import migrate, open_engine
 from streamer.topics import ensure_topics
 from train.simulate import SimulationConfig, simulate
 
 pytestmark = pytest.mark.stack
 
-SIZE = SimulationConfig(customers=60, terminals=40, days=20, start=date(2026, 1, 1), seed=5)
+SIZE = SimulationConfig(customers=100, terminals=60, days=30, start=date(2026, 1, 1), seed=5)
 SOON_S = 12.0
 """Wrong settings are known by then; seconds on an idle machine, more while all tests run."""
-RIGHTLESS, LEAST = "no-rights", "least-rights"
+RIGHTLESS = "no-rights"
 
 
 @pytest.fixture(scope="module")
@@ -70,61 +69,23 @@ def test_right_credentials_stream_end_to_end(
     assert verdict.decisions.decided == history.num_rows
 
 
-def allow(settings: Settings, user: str, rights: list[tuple[ResourceType, str, bool, str]]) -> None:
-    """Give a user operations on a resource: type, name, whether names may go on, operations."""
-    admin = AdminClient(client_config(settings))
-    bindings = [
-        AclBinding(
-            kind,
-            name,
-            ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL,
-            f"User:{user}",
-            "*",
-            AclOperation[operation],
-            AclPermissionType.ALLOW,
-        )
-        for kind, name, prefixed, operations in rights
-        for operation in operations.split()
-    ]
-    for future in admin.create_acls(bindings).values():
-        future.result(20)
-
-
 @pytest.mark.timeout(150)
 def test_the_documented_rights_are_enough_for_a_streamer(
     stack: LocalStack,
     own_valkey: LocalStack,
     secure_kafka: Any,
     secured_settings: Callable[[Settings], Settings],
+    as_documented: Callable[[str, Settings], Settings],
     tmp_path: Path,
 ) -> None:
-    # docs/kafka-security.md; the world itself (topics, transactions, readers) has all rights.
+    # The world itself (topics, transactions, readers) has all rights.
     valkey = {"valkey_url": own_valkey.addresses.valkey_url}
     history = pa.Table.from_batches(simulate(SIZE))
     settings = secured_settings(secure_kafka.settings()).model_copy(update=valkey)
     with CrashWorld(settings, "least", 0, tmp_path) as world:
         all_rights = world.settings
-        topic, group = ResourceType.TOPIC, ResourceType.GROUP
-        rights = [
-            (topic, all_rights.transactions_topic, False, "READ DESCRIBE"),
-            (topic, all_rights.labels_topic, False, "READ DESCRIBE"),
-            (topic, all_rights.decisions_topic, False, "WRITE DESCRIBE"),
-            (topic, all_rights.alerts_topic, False, "WRITE DESCRIBE"),
-            (topic, all_rights.dead_letter_topic, False, "WRITE DESCRIBE"),
-            (topic, all_rights.activity_topic, False, "READ WRITE DESCRIBE"),
-            (group, all_rights.consumer_group, True, "READ DESCRIBE"),
-            (group, "flagger-log-ends", False, "READ DESCRIBE"),
-            (
-                ResourceType.TRANSACTIONAL_ID,
-                f"{all_rights.consumer_group}-",
-                True,
-                "WRITE DESCRIBE",
-            ),
-            (ResourceType.BROKER, "kafka-cluster", False, "IDEMPOTENT_WRITE"),
-        ]
-        allow(all_rights, LEAST, rights)
         world.feed(history.to_batches())
-        world.settings = all_rights.model_copy(update={"kafka_username": LEAST})
+        world.settings = as_documented("streamer", all_rights)
         ensure_topics(world.settings)
         streamer = world.start()
         world.settings = all_rights
@@ -179,6 +140,60 @@ def test_wrong_credentials_end_with_a_clear_error(secure_kafka: Any, name: str) 
     assert words in str(caught.value)
     assert "wrong-one" not in str(caught.value)
     assert "planted-pa55word" not in str(caught.value)
+
+
+# Apprise's mail plug-in tries for `imghdr`, of which Python 3.11 warns.
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "desk consume --metrics-port 0",
+        "alerts run --metrics-port 0 --file FOLDER/alerts.toml",
+        "drift watch --metrics-port 0",
+        "drift labels",
+        "dead-letters list",
+        "smoke --transactions 1",
+        "produce --data FOLDER/payments.parquet",
+    ],
+)
+def test_a_command_with_a_wrong_password_ends_and_says_so(
+    secure_kafka: Any, tmp_path: Path, command: str
+) -> None:
+    """A client library alone would wait for ever, as for a broker that is away."""
+    store = f"sqlite:///{tmp_path / 'cases.db'}"
+    migrate(open_engine(store))
+    (tmp_path / "url").write_text("json://127.0.0.1:9/")
+    (tmp_path / "alerts.toml").write_text(
+        f'[receiver.people]\nurl_file = "{tmp_path / "url"}"\n'
+        '[[rule]]\nname = "all"\nreceivers = ["people"]\n'
+    )
+    pq.write_table(pa.Table.from_batches(simulate(SIZE)), tmp_path / "payments.parquet")
+    settings = secure_kafka.settings()
+    variables = {
+        "kafka_bootstrap_servers": settings.kafka_bootstrap_servers,
+        "kafka_security_protocol": settings.kafka_security_protocol,
+        "kafka_username": settings.kafka_username,
+        "kafka_password": "wrong-one",
+        "kafka_tls_ca": str(settings.kafka_tls_ca),
+        "case_store_url": store,
+        "desk_history_payments": "0",
+        "triton_url": "127.0.0.1:9",
+        "valkey_url": "valkey://127.0.0.1:9/0",
+    }
+    environment = {f"{ENV_PREFIX}{name.upper()}": value for name, value in variables.items()}
+    start_s = time.monotonic()
+    done = CliRunner(env=environment).invoke(cli, command.replace("FOLDER", str(tmp_path)).split())
+    assert time.monotonic() - start_s < SOON_S
+    assert isinstance(done.exception, ConfigurationError), done.output
+    assert done.exception.exit_code == 3
+    assert "invalid credentials" in str(done.exception)
+    assert "wrong-one" not in f"{done.exception}{done.output}"
+
+
+def test_a_broker_that_is_away_is_no_refusal() -> None:
+    (port,) = free_ports(1)
+    settings = Settings(kafka_bootstrap_servers=f"127.0.0.1:{port}")
+    require_access(settings, AdminClient, KafkaException)
 
 
 def test_a_user_without_rights_is_told_so(secure_kafka: Any) -> None:

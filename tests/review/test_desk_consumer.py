@@ -23,7 +23,7 @@ from flagger.health import Health
 from flagger.kafka import producer_config
 from flagger.settings import ENV_PREFIX, Settings
 from flagger.wire.messages import Label, parse_label
-from loadtest.processes import FlaggerProcess, environment_of
+from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.topic_reader import read_topic
 from review.consumer import DeskConsumer, consumer_config, group_of, stay_in_group
 from review.database import open_engine, require_layout
@@ -275,6 +275,29 @@ def test_the_command_serves_its_health_and_ends_on_a_signal(world: World, flag: 
     finally:
         process.kill()
     assert world.queries.page(Filter()).count == 1
+
+
+@pytest.mark.parametrize("kept", [0, 20])
+def test_the_command_runs_without_valkey(world: World, flag: MakeFlag, kept: int) -> None:
+    """0 says that it is meant so; else it is an oversight, of which the log tells."""
+    (port,) = free_ports(1)
+    environment = world.environment | {f"{ENV_PREFIX}DESK_HISTORY_PAYMENTS": str(kept)}
+    del environment[f"{ENV_PREFIX}VALKEY_URL"]
+    log = world.folder / "desk.log"
+    process = FlaggerProcess(["desk", "consume", "--metrics-port", str(port)], environment, log)
+    try:
+        world.send([flag(1)])
+        wait_for_url(f"http://127.0.0.1:{port}/readyz", process)
+        deadline_s = time.monotonic() + 30
+        while not world.ids():
+            process.require_running()
+            assert time.monotonic() < deadline_s, "the flag was not stored"
+            time.sleep(0.1)
+        process.stop()
+    finally:
+        process.kill()
+    assert world.ids() == {"t1"}
+    assert ("FLAGGER_VALKEY_URL" in log.read_text()) == (kept > 0)
 
 
 def test_waiting_takes_no_message_even_from_a_partition_that_comes_meanwhile(

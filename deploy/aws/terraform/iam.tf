@@ -20,7 +20,7 @@ data "aws_iam_policy_document" "lambda_assume" {
   }
 }
 
-# Streamer and gateway.
+# All our pods: what docs/kafka-security.md lists for each program, together.
 data "aws_iam_policy_document" "pods" {
   statement {
     sid = "Connect"

@@ -5,6 +5,7 @@ What only the provider knows (does every argument exist?) is not tested here; se
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import inspect
 import json
@@ -150,6 +151,77 @@ def test_our_pods_may_use_our_topics_and_nobody_elses() -> None:
     assert listed is not None
     assert set(re.findall(r'"([\w.-]+)"', listed.group(1))) >= topics
     assert blocks("variable")["consumer_group"]["default"] == settings.consumer_group
+
+
+PAGE = (ROOT / "docs" / "kafka-security.md").read_text()
+ACTIONS = {
+    ("topic", "Read"): "ReadData",
+    ("topic", "Write"): "WriteData",
+    ("topic", "Describe"): "DescribeTopic",
+    ("group", "Read"): "AlterGroup",
+    ("group", "Describe"): "DescribeGroup",
+    ("transactional id", "Write"): "AlterTransactionalId",
+    ("transactional id", "Describe"): "DescribeTransactionalId",
+    ("cluster", "IdempotentWrite"): "WriteDataIdempotently",
+}
+"""What MSK calls Kafka's operations (Amazon MSK developer guide, "Semantics of IAM actions")."""
+
+
+def documented_rights() -> set[tuple[str, str, str]]:
+    """Return kind, name and operation of everything in the page's table of rights.
+
+    Each program runs with these and no others in tests/kafka_security.
+    """
+    found, kind = set(), ""
+    token = r"\b(topic|group|transactional id|cluster)s?\b|`([^`]+)`"
+    for cell, operations in re.findall(r"^\| .+ \| (.+) \| (.+) \|$", PAGE, re.MULTILINE):
+        for named, name in re.findall(token, cell):
+            kind = named or kind
+            if name or named == "cluster":
+                for operation in re.findall(r"[A-Z]\w+", operations.partition(";")[0]):
+                    found.add((kind, name, operation))
+    return {right for right in found if right[:2] != ("", "")}
+
+
+def may(kind: str, name: str, operation: str) -> bool:
+    """Return True if a statement of our pods' policy allows it."""
+    prefix = {
+        "topic": "local.kafka_topic_arn_prefix",
+        "group": "local.kafka_group_arn_prefix",
+        "transactional id": "local.kafka_transaction_arn_prefix",
+        "cluster": "local.kafka_arn",
+    }[kind]
+    for statement in blocks("data")["aws_iam_policy_document.pods"]["statement"]:
+        if f"kafka-cluster:{ACTIONS[kind, operation]}" not in statement["actions"]:
+            continue
+        resources = statement["resources"]
+        if kind == "topic" and "in local.topics" in resources:
+            resources = [f"${{{prefix}}}{topic}" for topic in blocks("locals")["topics"]]
+        for resource in (r for r in resources if prefix in r):
+            pattern = resource.replace(f"${{{prefix}}}", "").removeprefix(prefix)
+            pattern = pattern.replace("${var.consumer_group}", Settings().consumer_group)
+            if fnmatch.fnmatchcase(name, pattern):
+                return True
+    return False
+
+
+def test_our_pods_may_do_what_each_program_needs() -> None:
+    rights = documented_rights()
+    assert len(rights) > 25
+    for kind, name, operation in sorted(rights):
+        known = Settings().alerts_group if name == "FLAGGER_ALERTS_GROUP" else name
+        assert may(kind, known, operation), (kind, name, operation)
+    assert not may("group", "of-others", "Read")
+    assert not may("topic", "of-others", "Read")
+
+
+def test_every_group_of_the_code_is_in_the_table_of_rights() -> None:
+    groups = {name for kind, name, _ in documented_rights() if kind == "group"}
+    services = ("flagger", "streamer", "gateway", "review", "train", "deploy")
+    code = "".join(p.read_text() for s in services for p in (ROOT / s).rglob("*.py"))
+    named = set(re.findall(r'"group\.id": "([^"]+)"', code))
+    assert len(named) > 4
+    assert named <= groups
 
 
 def test_the_charts_values_are_known_to_its_schema() -> None:
