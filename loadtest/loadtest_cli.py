@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,6 +13,8 @@ from rich.console import Console
 
 from flagger.settings import load_settings
 from loadtest.api_key import API_KEY_VARIABLE
+from loadtest.bench_result import BenchResult
+from loadtest.highest_rate import MAX_RUNS, highest_rate
 from loadtest.open_loop import LoadPlan, Target, load, started
 from loadtest.slo import P99_LIMIT_MS
 
@@ -55,6 +58,10 @@ def _http_url(_context: click.Context, _parameter: click.Parameter, value: str |
     "the models: enough reviews for a p99 of explained decisions (scenario gateway-explained).",
 )  # fmt: skip
 @click.option(
+    "--highest", is_flag=True,
+    help="Look for the highest rate that passes, from --rate on (scenario gateway-highest-rate).",
+)  # fmt: skip
+@click.option(
     "--url", callback=_http_url,
     help="A gateway that runs already; it gets made-up payments! Its API key is read from the "
     "variable GATEWAY_API_KEY. Default: start one.",
@@ -67,6 +74,7 @@ def loadtest(
     out: Path,
     stream_rate: float,
     flagged: float,
+    highest: bool,
     url: str,
 ) -> None:
     """Ask the gateway at a constant rate and hold it to its promise.
@@ -79,6 +87,8 @@ def loadtest(
         raise click.UsageError(
             "--stream-rate, --repository and --flagged need a gateway started here: no --url."
         )
+    if highest and flagged:
+        raise click.UsageError("--highest and --flagged are different scenarios.")
     key = os.environ.get(API_KEY_VARIABLE, "")
     plan = LoadPlan(out, rate, duration, repeats, stream_rate, flagged)
     console = Console()
@@ -87,9 +97,12 @@ def loadtest(
         serving = (
             contextlib.nullcontext(Target(url, api_key=key))
             if url
-            else started(plan, repository, status.update)
+            else started(_whole(plan, highest), repository, status.update)
         )
         with serving as target:
+            if highest:
+                _show_highest(console, plan, highest_rate(target, plan, status.update))
+                return
             result, judgements = load(target, plan, status.update)
     console.print(result.table())
     console.print(f"written: {out / result.scenario}.json")
@@ -108,3 +121,18 @@ def loadtest(
         f"[green]PASS:[/green] {rate:,.0f} requests/s, p99 {result.median('p99'):.1f} ms "
         f"(limit {P99_LIMIT_MS:.0f} ms), no failure, repeats answered the same"
     )
+
+
+def _whole(plan: LoadPlan, highest: bool) -> LoadPlan:
+    """Return the plan with as many runs as there may be: the traffic through Kafka must last."""
+    return replace(plan, repeats=plan.repeats * MAX_RUNS) if highest else plan
+
+
+def _show_highest(console: Console, plan: LoadPlan, result: BenchResult) -> None:
+    console.print(result.table())
+    console.print(f"written: {plan.out / result.scenario}.json")
+    rate = result.median("highest rate that passed")
+    if not rate:
+        console.print("[red]FAIL:[/red] no rate passed; look at the reasons in the file")
+        sys.exit(1)
+    console.print(f"[green]highest rate that passed:[/green] {rate:,.0f} requests/s")

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.errors import ConfigurationError
-from loadtest import open_loop
+from loadtest import highest_rate, open_loop
 from loadtest.api_key import API_KEY_VARIABLE, make_key
 from loadtest.loadtest_cli import loadtest
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
@@ -75,6 +75,7 @@ def fake_url() -> Iterator[str]:
         (["--duration", "0.5"], "--duration"),
         (["--repeats", "0"], "--repeats"),
         (["--stream-rate", "-1"], "--stream-rate"),
+        (["--highest", "--flagged", "0.2"], "different scenarios"),
         (["--url", "localhost:8080"], "does not begin with http"),
         (["--url", "http://localhost:1", "--stream-rate", "10"], "no --url"),
         (["--url", "http://localhost:1", "--repository", "models"], "no --url"),
@@ -126,6 +127,40 @@ def test_a_gateway_that_forgets_its_decisions_is_caught(
     result = CliRunner().invoke(loadtest, arguments)
     assert result.exit_code == 1
     assert "a repeat answered differently" in " ".join(result.output.split())
+
+
+def test_the_highest_rate_is_looked_for(
+    fake_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(highest_rate, "MAX_RUNS", 3)
+    arguments = [*SHORT, "--highest", "--out", str(tmp_path), "--url", fake_url]
+    result = CliRunner().invoke(loadtest, arguments)
+    written = json.loads((tmp_path / "gateway-highest-rate.json").read_text())
+    runs = written["settings"]["runs"]
+    passed = [run["rate_per_s"] for run in runs if run["verdict"] == "PASS"]
+    assert runs[0]["rate_per_s"] == 30
+    assert len(runs) == 3
+    found = written["figures"]["highest rate that passed"]["median"]
+    assert found == pytest.approx(max(passed, default=0), abs=0.1)
+    assert result.exit_code == (0 if passed else 1)
+
+
+@pytest.mark.parametrize("limit", [10.0, 99.0, 100.0, 101.0, 370.0, 900.0])
+def test_a_search_ends_close_to_the_limit(limit: float) -> None:
+    asked: list[float] = []
+
+    def passes(value: float) -> bool:
+        asked.append(value)
+        return value <= limit
+
+    found = highest_rate.search(passes, 100.0)
+    assert found is not None
+    assert found <= limit <= found * highest_rate.PRECISION
+    assert len(asked) <= highest_rate.MAX_RUNS
+
+
+def test_a_search_may_find_nothing() -> None:
+    assert highest_rate.search(lambda _: False, 100.0) is None
 
 
 @pytest.mark.stack
