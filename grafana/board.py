@@ -8,6 +8,7 @@ from typing import Any
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import (
+    AnnotationQuery,
     DashboardCursorSync,
     DashboardLinkType,
     Panel,
@@ -23,6 +24,14 @@ __all__ = ["TAG", "make_board"]
 
 TAG = "fraud-flagger"
 """Boards with this tag link to each other."""
+_BUILDS = "group by (job, version, revision) ({}(flagger_build_info{}))"
+_DEPLOYS = (
+    f"{_BUILDS.format('', '')} unless {_BUILDS.format('', ' offset 1m')} "
+    "unless on (job) ("
+    f"count by (job) ({_BUILDS.format('last_over_time', '[1h]')}) == 1 "
+    f"and on (job) {_BUILDS.format('last_over_time', '[1h] offset 1m')})"
+)
+"""A build begins. A job that was away and comes back as it was within an hour is none."""
 _RESTARTS = (
     'changes(process_start_time_seconds{job=~"flagger-.*"}[1m]) > 0 '
     "or resets(flagger_streamer_consumed_total[1m]) > 0"
@@ -48,15 +57,31 @@ def _variable(name: str, label: str, query: str) -> dashboard.QueryVariable:
     )
 
 
-def _annotation(name: str, expr: str, colour: str) -> dashboard.AnnotationQuery:
-    return (
-        dashboard.AnnotationQuery()
-        .name(name)
-        .datasource(DATASOURCE)
-        .enable(True)
-        .icon_color(colour)
-        .expr(expr)
-    )
+class _Annotation(AnnotationQuery):
+    """Has the text of its marks, a field that the SDK lacks: Grafana shows none without it."""
+
+    text = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return what Grafana's Prometheus data source reads."""
+        return {**super().to_json(), "textFormat": self.text}
+
+
+class _Mark(dashboard.AnnotationQuery):
+    """Marks on all panels where a query gives 1.
+
+    Args:
+        name: Of the switch that turns them off.
+        expr: PromQL; Grafana asks for it once a minute of the board's time.
+        text: Of a mark; `{{label}}` is replaced.
+        colour: Of its line.
+    """
+
+    def __init__(self, name: str, expr: str, text: str, colour: str) -> None:
+        super().__init__()
+        self._internal = _Annotation()
+        self._internal.text = text
+        self.name(name).datasource(DATASOURCE).enable(True).icon_color(colour).expr(expr)
 
 
 def make_board(
@@ -101,8 +126,13 @@ def make_board(
             .include_vars(True)
             .keep_time(True)
         )
-        .annotation(_annotation("Restarts", _RESTARTS, "orange"))
-        .annotation(_annotation("Model version begins", _SWITCHES, "blue"))
+        .annotation(_Mark("Restarts", _RESTARTS, "{{job}} {{instance}} restarted", "orange"))
+        .annotation(
+            _Mark("Deploys", _DEPLOYS, "{{job}} is now {{version}} ({{revision}})", "purple")
+        )
+        .annotation(
+            _Mark("Model version begins", _SWITCHES, "{{job}}: model version {{version}}", "blue")
+        )
     )
     if cases:
         board = board.with_variable(

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,18 @@ def _models(repository: Path) -> list[str]:
     return sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
 
 
-def start_triton(home: Path, logs: Path, repository: Path) -> tuple[Server, TritonAddresses]:
+def start_triton(
+    home: Path, logs: Path, repository: Path, options: Sequence[str] = ()
+) -> tuple[Server, TritonAddresses]:
     """Start a server on a model repository, which may still be empty.
 
     Models are under explicit control: those that are there are loaded, later ones on request.
+
+    Args:
+        home: Folder of its backends.
+        logs: Folder of its log.
+        repository: The model repository.
+        options: More of the server's own options.
 
     Raises:
         StackError: The platform has no embedded server, or its packages are not to be had.
@@ -125,6 +134,7 @@ def start_triton(home: Path, logs: Path, repository: Path) -> tuple[Server, Trit
         f"--grpc-port={grpc}",
         f"--http-port={http}",
         f"--metrics-port={metrics}",
+        *options,
     ]
     server = Server("Triton", command, logs / "triton.log", environment=variables)
     addresses = (f"127.0.0.1:{port}" for port in ports)

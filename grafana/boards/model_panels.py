@@ -9,12 +9,20 @@ __all__ = ["BRAKES", "DRIFT", "SCORES", "TRIALS"]
 _ALL = 'instance=~"$instance"'
 _RATE = "[$__rate_interval]"
 _DECIDED = "flagger_streamer_decided_total"
-_SHADOW = "flagger_streamer_shadow_decisions_total"
-_COMPARED = f"(sum(rate({_SHADOW}{{{_ALL}}}{_RATE})) > 0)"
-_AGREED = " + ".join(
-    f'(sum(rate({_SHADOW}{{{_ALL}, live="{word}", shadow="{word}"}}{_RATE})) or on() vector(0))'
-    for word in ("approve", "review", "decline")
-)
+_DOORS = ("streamer", "gateway")
+
+
+def _compared(door: str, selector: str = "") -> str:
+    """Return the query for what a door's shadow has compared a second."""
+    return f"sum(rate(flagger_{door}_shadow_decisions_total{{{_ALL}{selector}}}{_RATE}))"
+
+
+def _agreed(door: str) -> str:
+    """Return the query for what both versions want to decide alike, a second."""
+    words = ("approve", "review", "decline")
+    both = (_compared(door, f', live="{word}", shadow="{word}"') for word in words)
+    return " + ".join(f"({query} or on() vector(0))" for query in both)
+
 
 _SCORES = (
     f"sum by (le) (rate(flagger_streamer_score_bucket{{{_ALL}}}{_RATE}) "
@@ -171,9 +179,12 @@ TRIALS = [
     series(
         "Shadow: agreement",
         "Share of compared transactions for which the shadow wants the live version's decision; "
-        "0 without a shadow.",
+        "0 without a shadow. Streamers also compare what the gateway decided.",
         "percentunit",
-        [(f"({_AGREED}) / {_COMPARED} or on() vector(0)", "same decision")],
+        [
+            (f"({_agreed(door)}) / ({_compared(door)} > 0) or on() vector(0)", door)
+            for door in _DOORS
+        ],
     ),
     series(
         "Shadow: alert rate beside the live version's",
@@ -181,17 +192,20 @@ TRIALS = [
         "percentunit",
         [
             (
-                f'sum(rate({_SHADOW}{{{_ALL}, {name}!="approve"}}{_RATE})) '
-                f"/ {_COMPARED} or on() vector(0)",
-                name,
+                f"{_compared(door, other)} / ({_compared(door)} > 0) or on() vector(0)",
+                f"{door} {name}",
             )
-            for name in ("live", "shadow")
+            for door in _DOORS
+            for name, other in (
+                ("live", ', live!="approve"'),
+                ("shadow", ', shadow!="approve"'),
+            )
         ],
     ),
     series(
         "Shadow: difference of scores",
-        "Percentiles of the distance between both scores, and requests a second that the shadow "
-        "did not answer.",
+        "Percentiles of the distance between both scores, requests a second that the shadow did "
+        "not answer, and what the gateway did not compare, a second and why.",
         "short",
         [
             *(
@@ -199,6 +213,10 @@ TRIALS = [
                 for expr, legend in quantiles("flagger_streamer_shadow_score_difference", _ALL)
             ),
             (f"sum(rate(flagger_streamer_shadow_errors_total{{{_ALL}}}{_RATE}))", "errors"),
+            (
+                f"sum by (reason) (rate(flagger_gateway_shadow_skipped_total{{{_ALL}}}{_RATE}))",
+                "gateway {{reason}}",
+            ),
         ],
     ),
     series(
@@ -213,7 +231,7 @@ TRIALS = [
                 f'{{group="{group}"}}{_RATE})) > 0) or on() vector(0)',
                 f"{door} {group}",
             )
-            for door in ("streamer", "gateway")
+            for door in _DOORS
             for group in ("live", "candidate")
         ],
     ),

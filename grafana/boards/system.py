@@ -11,6 +11,7 @@ __all__ = ["board"]
 
 _ALL = 'instance=~"$instance"'
 _RATE = "[$__rate_interval]"
+_BUILD = "{{job}} {{version}} {{revision}}"
 
 
 def _rate(metric: str) -> str:
@@ -107,6 +108,7 @@ _UNUSUAL = [
         [
             (_rate("dead_lettered"), "dead letters"),
             (_rate("duplicates"), "duplicates"),
+            (_rate("forwarded_repeats"), "of them decided by the gateway too"),
             (_rate("late"), "late"),
             (_rate("replayed"), "replayed"),
         ],
@@ -160,6 +162,15 @@ _STATE = [
 ]
 
 _PROCESSES = [
+    series(
+        "Processes by build",
+        "How many processes of a service run which version and commit. Two builds of one service "
+        "for longer than a deploy takes: it is stuck half way.",
+        "short",
+        [(f"count by (job, version, revision) (flagger_build_info{{{_ALL}}})", _BUILD)],
+        width=24,
+        stacked=True,
+    ),
     series(
         "CPU",
         "Cores that a process uses.",

@@ -13,9 +13,11 @@ from review.app.words import NOT_FLAGGED, STATE_WORDS
 from review.history import Payment
 from review.tables import Case, State
 
-__all__ = ["amount_chart"]
+__all__ = ["amount_chart", "chart_legend"]
 
 _THIS, _CUSTOMER, _TERMINAL = "this case", "same customer", "same terminal"
+_SHAPES = {_THIS: ("diamond", "◆"), _CUSTOMER: ("circle", "●"), _TERMINAL: ("square", "■")}
+"""Vega's name of a shape, and the sign like it."""
 _OUTCOMES = {
     State.CONFIRMED_FRAUD: "fraud",
     State.DISMISSED: "dismissed",
@@ -26,6 +28,16 @@ _COLOURS = {
     "dismissed": "#2e9e67",
     NOT_FLAGGED: "#98a5b3",
 }
+
+
+def chart_legend() -> str:
+    """Return what the chart's shapes and colours mean, in HTML: Vega's two legends waste height."""
+    shapes = "".join(f"<span><b>{sign}</b> {words}</span>" for words, (_, sign) in _SHAPES.items())
+    colours = "".join(
+        f'<span><i style="background:{colour}"></i>{words}</span>'
+        for words, colour in _COLOURS.items()
+    )
+    return f'<div class="d-legend">{shapes}{colours}</div>'
 
 
 def amount_chart(
@@ -52,14 +64,14 @@ def amount_chart(
             color=alt.Color(
                 "outcome:N",
                 scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())),
-                legend=alt.Legend(title=None, orient="top"),
+                legend=None,
             ),
             shape=alt.Shape(
                 "whose:N",
                 scale=alt.Scale(
-                    domain=[_THIS, _CUSTOMER, _TERMINAL], range=["diamond", "circle", "square"]
+                    domain=list(_SHAPES), range=[shape for shape, _ in _SHAPES.values()]
                 ),
-                legend=alt.Legend(title=None, orient="top", symbolFillColor="#8a97a6"),
+                legend=None,
             ),
             size=alt.condition(alt.datum.whose == _THIS, alt.value(220), alt.value(60)),
             tooltip=[

@@ -72,6 +72,8 @@ class CaseList {
     const { data, setStateValue, setTriggerValue } = component;
     const first = this.data === undefined;
     const other = first || data.selectable !== this.data.selectable;
+    // Rows that another filter or order brings are not new.
+    const same = !first && data.question === this.data.question;
     this.offset_ms = Date.now() - data.now_ms;
     if (!first && data.generation !== this.data.generation) this.ticked.clear();
     this.data = data;
@@ -81,7 +83,7 @@ class CaseList {
     this.box.className = `cases${dark}${data.selectable ? "" : " compact"}${data.likeness ? " alike" : ""}`;
     if (other) this.writeHead();
     put(this.headOf.age, data.payments ? "When" : "Flagged");
-    this.writeBody(first);
+    this.writeBody(same && data.live);
     this.none.hidden = data.rows.length > 0;
     this.table.hidden = data.rows.length === 0;
   }
@@ -108,30 +110,35 @@ class CaseList {
     }
   }
 
-  writeBody(first) {
-    const seen = new Set();
+  writeBody(mark) {
+    const gone = this.removeGone();
     let place = this.body.firstElementChild;
     for (const row of this.data.rows) {
-      seen.add(row.id);
       let line = this.rows.get(row.id);
       if (!line) {
         line = this.newLine(row.id);
-        if (!first && this.data.live) line.classList.add("fresh");
+        if (mark) line.classList.add("fresh");
       }
       if (line === place) place = place.nextElementSibling;
       else this.body.insertBefore(line, place);
       this.writeLine(line, row);
     }
+    this.showTicked();
+    if (gone) this.tellTicked();
+  }
+
+  // First of all: a line that is put elsewhere flashes again, and those below a gap need not move.
+  removeGone() {
+    const here = new Set(this.data.rows.map((row) => row.id));
     let gone = false;
     for (const [id, line] of this.rows)
-      if (!seen.has(id)) {
+      if (!here.has(id)) {
         line.remove();
         this.rows.delete(id);
         gone = this.ticked.delete(id) || gone;
         if (this.at === id) this.at = null;
       }
-    this.showTicked();
-    if (gone) this.tellTicked();
+    return gone;
   }
 
   newLine(id) {
@@ -155,6 +162,7 @@ class CaseList {
         };
       }
     }
+    line.onanimationend = () => line.classList.remove("fresh");
     line.onclick = () => { if (!line.plain) this.open(id); };
     this.rows.set(id, line);
     return line;

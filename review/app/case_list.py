@@ -50,6 +50,7 @@ def case_list(
     current: str = "",
     likeness: dict[str, float] | None = None,
     generation: int = 0,
+    question: str = "",
 ) -> ListEvent:
     """Show cases in the given order.
 
@@ -62,6 +63,7 @@ def case_list(
         current: Transaction id of a row to emphasise.
         likeness: Transaction id -> likeness 0 to 1, as a column of its own.
         generation: Another number than before unticks all rows.
+        question: What the rows answer; rows that come with another one are not marked.
     """
     rows = [
         _row(case, now_ms, likeness) if isinstance(case, Case) else _payment_row(case)
@@ -78,6 +80,7 @@ def case_list(
             "likeness": likeness is not None,
             "payments": any(row["plain"] for row in rows),
             "generation": generation,
+            "question": question,
         },
         default={"selected": []},
         on_selected_change=_nothing,

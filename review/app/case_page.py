@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from review.app.case_chart import amount_chart
+from review.app.case_chart import amount_chart, chart_legend
 from review.app.case_list import case_list
 from review.app.context import Desk, now_ms, require_analyst, told_errors, zone
 from review.app.look import facts, pill, plain, text
@@ -176,6 +176,7 @@ def _surroundings(desk: Desk, case: Case) -> None:
     of_customer, of_terminal = customer.newest(), terminal.newest()
     if of_customer or of_terminal:
         st.subheader("Amounts around it", anchor=False)
+        st.html(chart_legend())
         st.altair_chart(amount_chart(case, of_customer, of_terminal, zone()), height=210)
     tabs = st.tabs(
         [

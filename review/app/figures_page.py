@@ -100,7 +100,7 @@ def _time_card(column: DeltaGenerator, title: str, spread: Spread) -> None:
 
 def _days_chart(found: Figures) -> Any:
     rows = [
-        {"day": count.day.isoformat(), "outcome": name, "cases": number}
+        {"day": f"{count.day:%d %b}", "outcome": name, "cases": number}
         for count in found.days
         for name, number in (("fraud", count.confirmed), ("dismissed", count.dismissed))
     ]
@@ -108,7 +108,7 @@ def _days_chart(found: Figures) -> Any:
         alt.Chart(pd.DataFrame(rows))
         .mark_bar()
         .encode(
-            x=alt.X("day:O", title=None, axis=alt.Axis(labelAngle=-45)),
+            x=alt.X("day:O", title=None, sort=None, axis=alt.Axis(labelAngle=0)),
             y=alt.Y("cases:Q", title=None, axis=alt.Axis(tickMinStep=1)),
             color=alt.Color(
                 "outcome:N",

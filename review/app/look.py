@@ -15,6 +15,7 @@ STYLE = """<style>
 .block-container, [data-testid="stMainBlockContainer"] {
   padding: 3.1rem 1.6rem 2rem; max-width: 124rem; }
 [data-testid="stMain"]:focus-visible { outline: none; }
+[data-testid="stButtonGroup"] button { min-height: 2.45rem; }
 .st-key-bulk { min-height: 2.6rem; justify-content: center; }
 .d-strip { display: flex; flex-wrap: wrap; gap: .4rem 2.2rem; align-items: baseline; }
 .d-strip div { line-height: 1.2; }
@@ -29,6 +30,10 @@ STYLE = """<style>
 .d-review, .d-escalated { color: light-dark(#b26a00, #f2b457); }
 .d-new { color: light-dark(#2563c9, #8ab4f8); } .d-claimed { opacity: .75; }
 .d-dismissed { color: light-dark(#1f7a4d, #5cc98f); }
+.d-legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .86rem; opacity: .85; }
+.d-legend b { font-size: 1.35em; font-weight: 400; line-height: 1; }
+.d-legend i { display: inline-block; width: .6rem; height: .6rem; margin-right: .35rem;
+  border-radius: 50%; }
 .d-facts { display: grid; grid-template-columns: max-content 1fr; gap: .28rem 1.1rem;
   font-size: .92rem; margin: 0 !important; padding: 0 !important; }
 .d-facts dt { opacity: .68; } .d-facts dd { margin: 0; overflow-wrap: anywhere; }

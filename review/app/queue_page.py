@@ -153,6 +153,7 @@ def _show_list(desk: Desk, analyst: Analyst, which: Filter, order: Order) -> Non
         selectable=True,
         live=True,
         generation=st.session_state.get("generation", 0),
+        question=f"{which} {order}",
     )
     if page.count > len(page.cases):
         st.caption(f"The first {len(page.cases)} of {page.count:,}. Narrow them with the filters.")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import trustme
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from deploy.local.stack import LocalStack
@@ -28,8 +29,10 @@ from flagger.errors import (
 )
 from flagger.features import FEATURE_NAMES
 from flagger.models import EXPLAIN_ENTRY, FIL_ENTRY, ONNX_ENTRY, version_folder
+from flagger.tracing import TRACEPARENT
 from flagger.triton import CONTRIBUTIONS, GATEWAY_PRIORITY, OUTPUT, ModelName, Scorer
 from gateway.backends import GatewayScorer
+from gateway.micro_batch import MicroBatcher
 
 pytestmark = pytest.mark.anyio
 
@@ -39,15 +42,17 @@ Rows = npt.NDArray[np.float32]
 
 
 class Answering(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers every request with one output and keeps the last request."""
+    """Answers every request with one output; keeps the last request and its trace."""
 
     def __init__(self) -> None:
         self.asked: Any = None
+        self.traceparent: str | None = None
         self.output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": [2]}
         self.raw = [np.array([0.25, 0.5], dtype=np.float32).tobytes()]
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self.asked = request
+        self.traceparent = dict(context.invocation_metadata()).get(TRACEPARENT)
         answer = service_pb2.ModelInferResponse(raw_output_contents=self.raw)
         answer.outputs.add(**self.output)
         return answer
@@ -117,6 +122,21 @@ async def test_a_request_carries_its_limits() -> None:
     assert asked.parameters["timeout"].int64_param == 250_000  # of Triton's queue, microseconds
     assert asked.parameters["priority"].uint64_param == GATEWAY_PRIORITY
     assert asked.raw_input_contents[0] == ROWS.tobytes()
+
+
+async def test_a_request_carries_the_trace_that_it_belongs_to() -> None:
+    """Also behind the micro-batcher, whose calls run in tasks of their own."""
+    seen = []
+    async with served() as (answering, port), connected(f"127.0.0.1:{port}") as scorer:
+        answering.output["shape"] = [1]
+        answering.raw = [np.array([0.25], dtype=np.float32).tobytes()]
+        batcher = MicroBatcher(scorer)
+        for span_id in (1, 2, None):
+            context = SpanContext(7, span_id or 3, False, TraceFlags(int(span_id is not None)))
+            with use_span(NonRecordingSpan(context)):
+                await batcher.score(ROWS[:1], MODEL, 5_000)
+            seen.append(answering.traceparent)
+    assert seen == [f"00-{7:032x}-{1:016x}-01", f"00-{7:032x}-{2:016x}-01", None]
 
 
 async def test_the_last_of_two_columns_is_the_fraud() -> None:

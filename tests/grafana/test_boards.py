@@ -13,7 +13,9 @@ import yaml
 from click.testing import CliRunner
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from gateway.metrics import METRICS
+from flagger import __version__
+from flagger.settings import load_settings
+from gateway.metrics import METRICS, GatewayMetrics
 from grafana.board import TAG
 from grafana.cli import grafana
 from grafana.generate import DASHBOARDS, boards_as_objects, generate, rendered
@@ -101,6 +103,7 @@ def test_boards_link_to_each_other_and_keep_the_variables() -> None:
         assert {"datasource", "instance"} <= {v["name"] for v in board["templating"]["list"]}
         assert {a["name"] for a in board["annotations"]["list"]} == {
             "Restarts",
+            "Deploys",
             "Model version begins",
         }
 
@@ -117,6 +120,28 @@ def test_the_sdk_reads_its_own_boards_back(name: str) -> None:
     again = Dashboard.from_json(BOARDS[name])
     assert again.uid == BOARDS[name]["uid"]
     assert len(again.panels or []) == len(BOARDS[name]["panels"])
+
+
+def test_each_mark_says_what_it_marks() -> None:
+    """Grafana fills the braces of `textFormat` from the labels of the query's result."""
+    for board in BOARDS.values():
+        for annotation in board["annotations"]["list"]:
+            named = re.findall(r"{{(\w+)}}", annotation["textFormat"])
+            assert "job" in named
+            assert len(named) > 1
+
+
+@pytest.mark.parametrize(
+    "service", [StreamerMetrics, GatewayMetrics, AlertMetrics, DeskMetrics, LabelsMetrics]
+)
+@pytest.mark.parametrize(("variable", "shown"), [("4bba750", "4bba750"), ("", "unknown")])
+def test_every_service_shows_its_build(
+    service: Any, variable: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAGGER_REVISION", variable)
+    build = {"version": __version__, "revision": shown}
+    assert service().registry.get_sample_value("flagger_build_info", build) == 1
+    load_settings()  # which refuses names that it does not know
 
 
 def test_every_metric_of_ours_is_on_a_board() -> None:

@@ -20,6 +20,7 @@ from confluent_kafka import Producer
 
 from deploy.local.server import Server, free_ports
 from deploy.local.stack import LocalStack
+from flagger import __version__
 from flagger.kafka import producer_config
 from grafana.binaries import find_binary
 from grafana.generate import boards_as_objects
@@ -59,6 +60,7 @@ class Monitoring:
 
     url: str
     sent: list[dict[str, Any]]
+    jobs: set[str]
 
     def ask(self, path: str, **parameters: str) -> Any:
         response = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, trust_env=False)
@@ -224,7 +226,7 @@ def monitoring(
         producer = Producer(producer_config(settings))
         with Payments(producer, settings.transactions_topic, gateway_url):
             server.wait_until(lambda: answers(f"{url}/-/ready"), 30)
-            yield Monitoring(url, sink[1])
+            yield Monitoring(url, sink[1], set(targets))
     finally:
         if server is not None:
             server.stop()
@@ -343,6 +345,27 @@ def test_the_version_that_a_door_begins_with_is_marked(monitoring: Monitoring) -
     )["result"]
     assert {mark["metric"]["job"] for mark in marks} == {"flagger-streamer", "flagger-gateway"}
     assert all(mark["metric"]["version"] for mark in marks)
+
+
+def test_the_build_that_a_service_begins_with_is_marked(monitoring: Monitoring) -> None:
+    """All have just begun, and Prometheus has never seen them before."""
+    (query,) = {
+        annotation["expr"]
+        for board in BOARDS.values()
+        for annotation in board["annotations"]["list"]
+        if annotation["name"] == "Deploys"
+    }
+    services = {job for job in monitoring.jobs if job != "triton"}
+
+    def unmarked() -> set[str]:
+        now_s = time.time()
+        marks = monitoring.ask(
+            "query_range", query=query, start=str(now_s - 180), end=str(now_s), step="1"
+        )["result"]
+        assert {mark["metric"]["version"] for mark in marks} <= {__version__}
+        return services - {mark["metric"]["job"] for mark in marks}
+
+    wait_until_empty(unmarked, "services without a mark")
 
 
 def test_rules_are_evaluated_without_errors(monitoring: Monitoring) -> None:

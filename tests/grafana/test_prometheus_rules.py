@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from grafana.binaries import find_binary
+from grafana.generate import boards_as_objects
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "monitoring.md"
 
@@ -45,6 +46,50 @@ def test_alertmanager_sends_each_severity_its_way(prometheus_files: Path) -> Non
 @pytest.mark.parametrize("file", ["alerts_test.yml", "slow_alerts_test.yml"])
 def test_alerts_fire_when_they_should(promtool: Path, prometheus_files: Path, file: str) -> None:
     run(promtool, "test", "rules", file, folder=prometheus_files / "tests")
+
+
+def test_a_deploy_is_marked_once_and_an_outage_is_none(promtool: Path, tmp_path: Path) -> None:
+    """promtool asks the boards' own query once a minute, as Grafana does."""
+    (query,) = {
+        annotation["expr"]
+        for board in boards_as_objects().values()
+        for annotation in board["annotations"]["list"]
+        if annotation["name"] == "Deploys"
+    }
+    series = {
+        # Build a from minute 1; b in two steps from 90 on, back to a at 100; from 180 on away for
+        # five minutes, and back as it was.
+        ("0", "a"): "_ 1x88 stale _x9 1x79 stale _x4 1x60",
+        ("1", "a"): "_ 1x93 stale _x4 1x79 stale _x4 1x60",
+        ("0", "b"): "_x90 1x9 stale",
+        ("1", "b"): "_x95 1x4 stale",
+    }
+    build = 'flagger_build_info{{job="flagger-streamer",instance="{}",version="1",revision="{}"}}'
+    marks = {1: "a", 90: "b", 100: "a"}
+    case = {
+        "interval": "1m",
+        "input_series": [
+            {"series": build.format(*labels), "values": values} for labels, values in series.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": query,
+                "eval_time": f"{minute}m",
+                "exp_samples": [
+                    {
+                        "labels": '{job="flagger-streamer",version="1",'
+                        f'revision="{marks[minute]}"}}',
+                        "value": 1,
+                    }
+                ]
+                if minute in marks
+                else [],
+            }
+            for minute in range(200)
+        ],
+    }
+    (tmp_path / "deploys_test.yml").write_text(yaml.safe_dump({"tests": [case]}))
+    run(promtool, "test", "rules", "deploys_test.yml", folder=tmp_path)
 
 
 def test_every_alert_is_tested_in_both_directions(prometheus_files: Path) -> None:

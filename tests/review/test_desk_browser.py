@@ -5,6 +5,7 @@ Chromium is the system's own (Debian: chromium); Playwright drives it and downlo
 
 from __future__ import annotations
 
+import re
 import shutil
 import statistics
 import subprocess
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.request import urlopen
 
 import msgspec
@@ -177,8 +178,18 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-def log_in(browser: Browser, url: str, name: str) -> Page:
-    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+def log_in(
+    browser: Browser,
+    url: str,
+    name: str,
+    *,
+    width: int = 1280,
+    scheme: Literal["light", "dark"] = "light",
+) -> Page:
+    context = browser.new_context(
+        viewport={"width": width, "height": width * 5 // 8}, color_scheme=scheme
+    )
+    page = context.new_page()
     page.set_default_timeout(15_000)
     page.goto(url)
     page.fill("input[name=name]", name)
@@ -239,6 +250,7 @@ def test_from_transaction_to_label(desk: Desk, browser: Browser) -> None:
         row(ann, name).locator("input").click()
     desk.pay("costly", amount=90_000.0, customer_id="c77")
     wait_for(ann, "costly")
+    expect(row(ann, "costly")).to_have_class(re.compile("fresh"))
     expect(ann.get_by_text("2 selected")).to_be_visible()
     ann.get_by_role("button", name="Dismiss").click()
     expect(row(ann, "flag0")).to_have_count(0)
@@ -246,6 +258,49 @@ def test_from_transaction_to_label(desk: Desk, browser: Browser) -> None:
     expect(row(ann, "costly")).to_have_count(1)
     desk.wait_for_labels("m1", [True, False, False])
     assert set(desk.labels()[1:]) == {("flag0", False, "m1"), ("flag1", False, "m1")}
+
+    # What another filter brings is not new, and says so: nothing flashes.
+    ann.get_by_text("Decided", exact=True).click()
+    wait_for(ann, "flag2")
+    expect(ann.locator("tr.fresh")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_nothing_is_cut_off(
+    desk: Desk, browser: Browser, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    name = f"seen-{width}-{scheme}"
+    desk.pay(name, amount=12_345.67, customer_id=name)
+    page = log_in(browser, desk.url, "ann", width=width, scheme=scheme)
+    wait_for(page, name)
+    fits(page, scheme)
+    page.goto(f"{desk.url}/?case={name}")
+    expect(page.get_by_text("Notes and trail")).to_be_visible()
+    expect(page.get_by_role("button", name="Confirm fraud")).to_be_visible()
+    fits(page, scheme)
+    page.goto(f"{desk.url}/figures")
+    expect(page.get_by_text("Precision this week")).to_be_visible()
+    fits(page, scheme)
+    page.context.close()
+
+
+def fits(page: Page, scheme: str) -> None:
+    """Nothing that is read or pressed leaves the window or its column; colours suit the scheme."""
+    cut = """() => [...document.querySelectorAll(
+        "button, label, .d-head *, .d-strip *, .d-facts *, [data-testid=stMetricValue]")]
+      .filter((e) => { const box = e.getBoundingClientRect();
+        return box.width && (box.right > innerWidth || box.left < 0
+          || e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "hidden"); })
+      .map((e) => e.textContent)"""
+    assert page.evaluate(cut) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    amounts = page.locator("td.amount:visible").all()
+    assert all(a.evaluate("e => e.scrollWidth <= e.clientWidth") for a in amounts)
+    colours = "getComputedStyle(document.querySelector('[data-testid=stApp]'))"
+    for colour, is_light in (("backgroundColor", scheme == "light"), ("color", scheme == "dark")):
+        parts = re.findall(r"[\d.]+", page.evaluate(f"{colours}.{colour}"))
+        assert (sum(map(float, parts[:3])) > 3 * 128) == is_light, (colour, parts)
 
 
 def of(replay: LogReplay, transaction_id: str) -> tuple[str, float]:
@@ -301,7 +356,8 @@ def test_a_click_changes_the_terminals_features_once_the_delay_is_over(
 
     ann.goto(f"{desk.url}/?case=case")  # taken back: there was no fraud
     ann.get_by_role("button", name="Reopen").click()
-    ann.get_by_role("button", name="Dismiss").click()
+    expect(ann.get_by_role("button", name="Dismiss")).to_be_enabled()
+    ann.keyboard.press("d")
     desk.wait_for_labels("risky", [True, False])
     again = pay_until_known()
     assert of(desk.replay(contract, labels=True), again)[1] == 0

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date
+from pathlib import Path
+from typing import get_args
 from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Engine
 
+from flagger.settings import ENV_PREFIX
+from review.app.context import get_desk
+from review.app.surroundings import around
 from review.app.words import duration, headline_reasons, money, place, state_words
+from review.database import migrate
+from review.history import Entity
 from review.kpis import compute_figures
 from review.life import Analyst, CaseLife
 from review.queries import CaseQueries
@@ -84,3 +91,23 @@ def test_words(engine: Engine, flag: MakeFlag) -> None:
     assert headline_reasons(case) == "5 earlier transactions in the last hour"
     assert state_words(case, NOW_MS) == "claimed · ann"
     assert state_words(case, NOW_MS + DAY_MS) == "new"
+
+
+def test_a_desk_without_valkey_shows_flags_and_says_so(
+    tmp_path: Path, flag: MakeFlag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'cases.db'}"
+    monkeypatch.chdir(tmp_path)  # no embedded stack of the checkout
+    monkeypatch.delenv(f"{ENV_PREFIX}VALKEY_URL", raising=False)
+    monkeypatch.setenv(f"{ENV_PREFIX}CASE_STORE_URL", url)
+    monkeypatch.setenv(f"{ENV_PREFIX}DESK_HISTORY_PAYMENTS", "0")
+    desk = get_desk.__wrapped__()
+    migrate(desk.engine)
+    CaseStore(desk.engine).add([flag(i) for i in range(2)], NOW_MS)
+    case = desk.queries.find("t1")
+    assert case is not None
+    for of in get_args(Entity):
+        found = around(desk, case, of)
+        assert [c.transaction_id for c in found.newest()] == ["t0"]
+        assert "approved are not kept here" in found.note
+    desk.engine.dispose()

@@ -1,4 +1,4 @@
-"""One trace from the caller through gateway and Kafka to the decision, read at a collector."""
+"""One trace from the caller through gateway, Triton and Kafka to the decision, at a collector."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,8 +17,9 @@ from confluent_kafka import Consumer, Message, Producer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from deploy.local.server import free_ports
+from deploy.local.server import Server, free_ports
 from deploy.local.stack import LocalStack
+from deploy.local.triton import start_triton, wait_for_triton
 from flagger.settings import Settings
 from flagger.tracing import Tracing, trace_headers, traceparent_of
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
@@ -34,13 +36,19 @@ class Collector:
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Span]] = []
-        spans = self.spans
+        self.tritons: list[dict[str, Any]] = []
+        spans, tritons = self.spans, self.tritons
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if self.headers.get("content-encoding") == "gzip":
                     raise AssertionError("not asked for")
+                if self.headers["content-type"] == "application/json":  # Triton's way
+                    for resource in json.loads(body)["resourceSpans"]:
+                        for scope in resource["scopeSpans"]:
+                            tritons.extend(scope["spans"])
+                    body = b""
                 for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
                     names = {a.key: a.value.string_value for a in resource.resource.attributes}
                     for scope in resource.scope_spans:
@@ -95,12 +103,32 @@ def read(settings: Settings, n: int) -> dict[str, Message]:
 
 
 @pytest.fixture
-def settings(stack: LocalStack, collector: Collector) -> Settings:
+def triton(stack: LocalStack, collector: Collector, tmp_path: Path) -> Iterator[tuple[Server, str]]:
+    """A server of its own, that sends its spans to the collector; and its address."""
+    config = {
+        "mode": "opentelemetry",
+        "opentelemetry,url": f"{collector.url}/v1/traces",
+        "level": "TIMESTAMPS",
+        "rate": "0",  # only what a caller traces
+        "count": "-1",
+    }
+    options = [f"--trace-config={name}={value}" for name, value in config.items()]
+    server, addresses = start_triton(tmp_path / "triton", tmp_path, stack.model_repository, options)
+    try:
+        wait_for_triton(server, addresses.grpc)
+        yield server, addresses.grpc
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def settings(stack: LocalStack, triton: tuple[Server, str]) -> Settings:
     name = uuid.uuid4().hex[:8]
     topics = {f"{t}_topic": f"{name}-{t}" for t in ("transactions", "decisions", "alerts")}
     own = {
         "consumer_group": name,
         "valkey_url": stack.addresses.valkey_url.rsplit("/", 1)[0] + "/9",
+        "triton_url": triton[1],
     }
     made = stack.settings().model_copy(update={**topics, **own, "partitions": 1})
     ensure_topics(made)
@@ -109,7 +137,7 @@ def settings(stack: LocalStack, collector: Collector) -> Settings:
 
 @pytest.mark.stack
 def test_a_trace_goes_from_the_caller_to_the_decision(
-    settings: Settings, collector: Collector, tmp_path: Path
+    settings: Settings, collector: Collector, triton: tuple[Server, str], tmp_path: Path
 ) -> None:
     names = ("transactions_topic", "decisions_topic", "alerts_topic", "consumer_group")
     environment = environment_of(
@@ -150,6 +178,7 @@ def test_a_trace_goes_from_the_caller_to_the_decision(
     finally:
         gateway.stop()
         streamer.stop()
+        triton[0].stop()  # which sends what it still has
 
     assert decisions.keys() == {"traced", "untraced", "kafka", "plain"}
     assert decisions["plain"].headers() is None
@@ -167,7 +196,13 @@ def test_a_trace_goes_from_the_caller_to_the_decision(
     assert {traceparent_of(decisions[name].headers()) for name in ("traced", "kafka")} == {
         f"00-{TRACE}-{s.span_id.hex()}-01" for s in decided
     }
-    told = " ".join(str(span) for _, span in collector.spans)
+    # Of Triton's own spans the first is the gateway's call; queue and computing lie in it.
+    own = {span["spanId"] for span in collector.tritons}
+    assert {span["traceId"] for span in collector.tritons} == {TRACE}
+    callers = {span["parentSpanId"] for span in collector.tritons} - own
+    assert callers == {request.span_id.hex()}
+    assert {settings.gateway_model, "compute"} <= {span["name"] for span in collector.tritons}
+    told = " ".join(map(str, (*collector.spans, *collector.tritons)))
     assert "c-traced" not in told
     assert "c-kafka" not in told
 
