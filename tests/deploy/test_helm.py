@@ -419,3 +419,26 @@ def test_on_aws_our_pods_have_an_identity_and_no_password() -> None:
         assert {"ipBlock": {"cidr": "169.254.170.23/32"}} in [
             p for r in rules for p in r.get("to", [])
         ]
+
+
+def test_models_may_stand_in_a_bucket() -> None:
+    (volume,) = (m for m in manifests("aws") if m["kind"] == "PersistentVolume")
+    (claim,) = (m for m in manifests("aws") if m["kind"] == "PersistentVolumeClaim")
+    assert volume["spec"]["csi"]["driver"] == "s3.csi.aws.com"
+    assert volume["spec"]["csi"]["volumeAttributes"] == {"bucketName": "bank-models"}
+    assert {"read-only", "allow-other", "region eu-central-1", "prefix fraud/production/"} == set(
+        volume["spec"]["mountOptions"]
+    )
+    assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+    assert volume["spec"]["claimRef"]["name"] == claim["metadata"]["name"]
+    # An empty class on both sides, or the cluster's default one makes a disk.
+    assert claim["spec"]["storageClassName"] == volume["spec"]["storageClassName"] == ""
+    assert claim["spec"]["accessModes"] == volume["spec"]["accessModes"] == ["ReadOnlyMany"]
+    mounted = [
+        source["persistentVolumeClaim"]
+        for _, pod in pods("aws")
+        for source in pod["volumes"]
+        if "persistentVolumeClaim" in source
+    ]
+    assert {source["claimName"] for source in mounted} == {claim["metadata"]["name"]}
+    assert all(source["readOnly"] for source in mounted)
