@@ -53,7 +53,7 @@ class Costs:
     batch_s: float
     row_s: float
     commit_s: float = 0.0
-    linger_s: float = 0.006  # _LINGER_S of streamer/pipeline.py
+    linger_s: float = 0.006  # _LINGER_S of streamer/commits.py
     interval_s: float = 0.05  # half of FLAGGER_LATENCY_TARGET_MS
     max_batch_rows: int = 4_096  # FLAGGER_MAX_BATCH_ROWS
 

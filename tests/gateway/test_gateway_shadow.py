@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ import pytest
 import gateway.shadow
 from deploy.local.stack import LocalStack
 from export.publish import export_model
-from export.server import ModelServer
-from flagger.models import ENTRIES, version_folder
 from flagger.policies import set_policy
 from flagger.settings import Settings
 from flagger.trials import set_canary, set_shadow
 from flagger.triton import ModelName
 from gateway.app import create_app
 from gateway.shadow import GatewayShadow
+from loadtest.unloaded import unloaded
 from streamer.topics import ensure_topics
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
@@ -155,25 +153,6 @@ def start(stack: LocalStack, published: tuple[Path, str]) -> Iterator[Start]:
     yield run
     set_shadow(repository, None)
     set_canary(repository, None)
-
-
-@contextmanager
-def unloaded(repository: Path, version: str, url: str) -> Iterator[None]:
-    """Have Triton lose a version for a while."""
-    away = repository / "away"
-    places = [version_folder(repository, version, entry) for entry in ENTRIES]
-    with closing(ModelServer(url)) as server:
-        for place in places:
-            (away / place.parent.name).mkdir(parents=True)
-            place.rename(away / place.parent.name / place.name)
-        server.load()
-        try:
-            yield
-        finally:
-            for place in places:
-                (away / place.parent.name / place.name).rename(place)
-            shutil.rmtree(away)
-            server.load()
 
 
 def hold(running: Running, held: asyncio.Event, monkeypatch: pytest.MonkeyPatch) -> None:

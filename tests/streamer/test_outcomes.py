@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -62,17 +63,27 @@ def test_every_message_has_one_outcome(stream_world: StreamWorld) -> None:
     assert any("the limit is 65,536" in reason for reason in reasons)
 
 
-def test_what_the_gateway_decided_is_forwarded_and_counted(stream_world: StreamWorld) -> None:
-    decision = Decision(
-        transaction_id="t1",
+def gateways(number: int, word: str, source: str, reasons: Sequence[str] = ()) -> Decision:
+    """Return what the gateway decided about a message of customer c1."""
+    return Decision(
+        transaction_id=f"t{number}",
         customer_id="c1",
         event_time=START_MS,
         amount=5.0,
-        decision="review",
-        decision_source="fallback",
-        reasons=["the model did not answer in time"],
+        decision=word,
+        decision_source=source,
+        reasons=list(reasons),
     )
-    value = message(1, customer_id="c1", decision=msgspec.to_builtins(decision))
+
+
+def forwarded_message(number: int, decision: Decision) -> bytes:
+    """Return the message that the gateway writes with its decision."""
+    return message(number, customer_id="c1", decision=msgspec.to_builtins(decision))
+
+
+def test_what_the_gateway_decided_is_forwarded_and_counted(stream_world: StreamWorld) -> None:
+    decision = gateways(1, "review", "fallback", ["the model did not answer in time"])
+    value = forwarded_message(1, decision)
     others = [message(22, customer_id="c1"), message(8, customer_id="c1")]
     stream_world.send([others[0], value, value, others[1]])
     metrics = stream_world.run_until(lambda _: len(stream_world.decided()) >= 3)
@@ -89,17 +100,6 @@ def test_what_the_gateway_decided_is_forwarded_and_counted(stream_world: StreamW
 def test_what_the_gateway_answered_is_gathered_until_somebody_waits_for_a_decision(
     stream_world: StreamWorld,
 ) -> None:
-    def answered(number: int) -> bytes:
-        decision = Decision(
-            transaction_id=f"t{number}",
-            customer_id="c1",
-            event_time=START_MS,
-            amount=5.0,
-            decision="approve",
-            decision_source="model",
-        )
-        return message(number, customer_id="c1", decision=msgspec.to_builtins(decision))
-
     seen: list[int] = []
 
     def done(metrics: StreamerMetrics) -> bool:
@@ -112,7 +112,7 @@ def test_what_the_gateway_answered_is_gathered_until_somebody_waits_for_a_decisi
         seen.append(len(stream_world.decided()))
         return seen[-1] > 0
 
-    stream_world.send([answered(1), answered(2)])
+    stream_world.send([forwarded_message(i, gateways(i, "approve", "model")) for i in (1, 2)])
     stream_world.run_until(done, latency_target_ms=10_000, state_flush_interval_ms=5_000)
     assert seen[0] == 0
     assert seen[-1] == 3  # they went out together
@@ -121,16 +121,8 @@ def test_what_the_gateway_answered_is_gathered_until_somebody_waits_for_a_decisi
 def test_of_two_doors_the_first_in_the_log_counts_and_the_other_is_seen(
     stream_world: StreamWorld,
 ) -> None:
-    decision = Decision(
-        transaction_id="t1",
-        customer_id="c1",
-        event_time=START_MS,
-        amount=5.0,
-        decision="decline",
-        decision_source="fallback",
-        reasons=["the model did not answer in time"],
-    )
-    answered = message(1, customer_id="c1", decision=msgspec.to_builtins(decision))
+    decision = gateways(1, "decline", "fallback", ["the model did not answer in time"])
+    answered = forwarded_message(1, decision)
     stream_world.send([message(1, customer_id="c1"), answered, message(2), message(2)])
     metrics = stream_world.run_until(lambda seen: seen.duplicates._value.get() >= 2)
     assert metrics.forwarded_repeats._value.get() == 1  # of the two repeats

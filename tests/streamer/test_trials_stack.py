@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +21,9 @@ from confluent_kafka import Producer
 
 from deploy.local.stack import LocalStack
 from export.publish import export_model
-from export.server import ModelServer
 from flagger.features.hashing import key_of
 from flagger.kafka import producer_config
-from flagger.models import ENTRIES, live_version, load_version, version_folder
+from flagger.models import live_version, load_version, version_folder
 from flagger.pointer import read_audit, read_pointer
 from flagger.policies import roll_back_policy, set_policy
 from flagger.settings import Settings
@@ -33,6 +31,7 @@ from flagger.trials import set_canary, set_shadow
 from flagger.wire.messages import Decision
 from loadtest.offline import replay_log
 from loadtest.topic_reader import read_topic
+from loadtest.unloaded import unloaded
 from streamer.metrics import StreamerMetrics
 from streamer.pipeline import Pipeline
 from streamer.produce import ReplayProducer
@@ -101,25 +100,6 @@ def wait_until(done: Callable[[], bool]) -> None:
     while not done():
         assert time.monotonic() < deadline_s, "it did not happen in time"
         time.sleep(0.1)
-
-
-@contextmanager
-def unloaded(world: World) -> Iterator[None]:
-    """Have Triton lose the candidate for a while."""
-    away = world.repository / "away"
-    places = [version_folder(world.repository, world.candidate, entry) for entry in ENTRIES]
-    with closing(ModelServer(world.settings.triton_url or "")) as server:
-        for place in places:
-            (away / place.parent.name).mkdir(parents=True)
-            place.rename(away / place.parent.name / place.name)
-        server.load()
-        try:
-            yield
-        finally:
-            for place in places:
-                (away / place.parent.name / place.name).rename(place)
-            shutil.rmtree(away)
-            server.load()
 
 
 def value(metrics: StreamerMetrics, name: str, **labels: str) -> float:
@@ -241,7 +221,9 @@ def test_a_canary_that_flags_everything_is_stopped_for_all_doors(world: World) -
 
 def test_what_the_canary_does_not_answer_the_live_version_decides(world: World) -> None:
     set_canary(world.repository, world.candidate, SHARE)
-    with world.streaming("canary") as metrics, unloaded(world):
+    triton_url = world.settings.triton_url or ""
+    lost = unloaded(world.repository, world.candidate, triton_url)
+    with world.streaming("canary") as metrics, lost:
         for start in range(0, ROWS, 100):
             world.send(start, 100)
         wait_until(lambda: total(metrics, "decided_total") >= ROWS)
