@@ -7,7 +7,6 @@ the simulation is compared with. `docs/scaling.md` says how far off it is.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.scaling import Demand, Figures, plan_for
-from flagger.errors import DataError
+from flagger.bench_results import StoredResult
 
 __all__ = ["Costs", "Outage", "Served", "arrivals_s", "compare", "serve", "shares", "simulate"]
 
@@ -67,8 +66,9 @@ class Costs:
         Raises:
             DataError: The result is missing, or has no such figure.
         """
-        batch_ms = _median(folder, "rival-per-message", "rival's HTTP call p50")
-        whole_ms = _median(folder, "rival-per-message", "stream, event to decision p50 at 20/s")
+        result = _result(folder, "rival-per-message")
+        batch_ms = result.median("rival's HTTP call p50")
+        whole_ms = result.median("stream, event to decision p50 at 20/s")
         row_us = figures.own_us + figures.side_us * streamers_in_cell
         return cls(batch_ms / 1e3, row_us / 1e6, max(0.0, whole_ms - batch_ms) / 1e3)
 
@@ -204,7 +204,7 @@ def simulate(
     partitions = max(plan.partitions * cells, 2 * count)
     rng = np.random.default_rng(seed)
     costs = Costs.load(figures, count // cells, folder)
-    recovery_s = _median(folder, "recovery-1m", "restart to first new decision")
+    recovery_s = _result(folder, "recovery-1m").median("restart to first new decision")
     customers = demand.rate * demand.customers_per_tps
     share = np.sort(shares(partitions, count, customers, rng))[::-1]
     # Evenly over the ranks, the busiest first.
@@ -232,18 +232,12 @@ def compare(figures: Figures, *, seed: int = _SEED, folder: Path = _RESULTS) -> 
         arrivals = arrivals_s(rate, _DURATION_S, np.random.default_rng(seed), bursts=False)
         served = serve(arrivals, Costs.load(figures, 1, folder))
         p50, p99 = np.percentile(served.committed_s - arrivals, (50, 99)) * 1e3
-        name = f"latency-{rate}"
-        measured = tuple(_median(folder, name, f"event to decision {p}") for p in ("p50", "p99"))
-        found.append(Compared(rate, (measured[0], measured[1]), (float(p50), float(p99))))
+        result = _result(folder, f"latency-{rate}")
+        measured = (result.median("event to decision p50"), result.median("event to decision p99"))
+        found.append(Compared(rate, measured, (float(p50), float(p99))))
     return found
 
 
-def _median(folder: Path, scenario: str, figure: str) -> float:
-    path = folder / f"{scenario}.json"
-    try:
-        return float(json.loads(path.read_text())["figures"][figure]["median"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            file=str(path), problem=f"gives no figure {figure!r} ({error!r})",
-            remedy="Measure it again with `flagger bench`, or run from a full checkout.",
-        ) from error  # fmt: skip
+def _result(folder: Path, scenario: str) -> StoredResult:
+    remedy = "Measure it again with `flagger bench`, or run from a full checkout."
+    return StoredResult.load(folder / f"{scenario}.json", remedy)

@@ -10,8 +10,9 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from flagger.bench_results import StoredResult
 from flagger.errors import DataError
 
 __all__ = ["MAX_PARTITIONS", "Demand", "Figures", "Limit", "Plan", "limits_of", "plan_for"]
@@ -67,8 +68,9 @@ class Figures:
             DataError: The file is missing, or is not what `save` writes.
         """
         try:
-            return cls(**{name: float(value) for name, value in _read(path).items()})
-        except (TypeError, ValueError, AttributeError) as error:
+            content = json.loads(path.read_text())
+            return cls(**{name: float(value) for name, value in content.items()})
+        except (OSError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 file=str(path), problem=f"is not a file of figures ({error})",
                 remedy="Make it with `flagger scale --results ... --save`.",
@@ -79,20 +81,18 @@ class Figures:
         cls, folder: Path, *, valkey_writes_per_s: float, customer_bytes: float,
         terminal_bytes: float,
     ) -> Self:  # fmt: skip
-        """Derive the figures from benchmark results (`flagger bench`, `flagger loadtest`)."""
-        stream = _read(folder / "stream-prefilled.json")
-        gateway = _read(folder / "gateway-open-loop.json")
-        cores = float(stream["machine"]["cores"])
+        """Derive the figures from benchmark results.
 
-        def value(name: str) -> float:
-            try:
-                return float(stream["figures"][name]["median"])
-            except KeyError:
-                raise DataError(
-                    file=str(folder / "stream-prefilled.json"), problem=f"has no figure {name!r}",
-                    remedy="Measure again: `flagger bench stream`.",
-                ) from None  # fmt: skip
-
+        Raises:
+            DataError: A result is missing, or lacks a figure.
+        """
+        stream = StoredResult.load(
+            folder / "stream-prefilled.json", "Measure it: `flagger bench stream`."
+        )
+        gateway = StoredResult.load(
+            folder / "gateway-open-loop.json", "Measure it: `flagger loadtest`."
+        )
+        cores, value = stream.machine.cores, stream.median
         streamer_cpu_us, triton_rows_per_s = value("streamer's CPU"), value("Triton only")
         whole_us = cores * 1e6 / value("stream")
         return cls(
@@ -102,7 +102,7 @@ class Figures:
             triton_rows_per_s=triton_rows_per_s,
             rest_us=max(0.0, whole_us - streamer_cpu_us - 1e6 / triton_rows_per_s),
             produce_us=cores * 1e6 / value("produce only"),
-            gateway_requests_per_s=float(gateway["settings"]["rate_per_s"]),
+            gateway_requests_per_s=gateway.rate_per_s,
             valkey_writes_per_s=valkey_writes_per_s,
             customer_bytes=customer_bytes,
             terminal_bytes=terminal_bytes,
@@ -259,14 +259,3 @@ def plan_for(figures: Figures, demand: Demand) -> Plan:
         valkey_writes_per_s=demand.rate,
         rebuild_hours=_MONTH_S * rate / _PEAK / full_speed / 3_600,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            file=str(path), problem=f"cannot be read ({error})",
-            remedy="Measure it: `flagger bench stream`, `flagger loadtest`.",
-        ) from error  # fmt: skip
-    return content

@@ -116,4 +116,8 @@ def _facts(repository: Path, model: ModelVersion) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.4f}" if isinstance(value, float) else f"{value}"

@@ -30,7 +30,8 @@ from pathlib import Path
 
 from flagger.errors import PublishError
 from flagger.models import EXPLAIN_ENTRY, FIL_ENTRY, ONNX_ENTRY
-from flagger.triton import CONTRIBUTIONS, INPUT, MAX_EXPLAINED_ROWS, OUTPUT
+from flagger.triton import MAX_EXPLAINED_ROWS
+from flagger.triton_tensors import CONTRIBUTIONS, INPUT, OUTPUT
 
 __all__ = ["MAX_BATCH_ROWS", "config_files"]
 

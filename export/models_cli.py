@@ -76,6 +76,9 @@ def list_command(repository: Path | None) -> None:
             _state(pointer, version),
         )
         rows.append(facts)
+    if len(rows) == 1:
+        click.echo(f"{repository} has no model version; publish one with `flagger export`")
+        return
     _print_columns(rows)
     if damaged:
         raise SystemExit(1)
@@ -99,7 +102,7 @@ def show(version: str | None, repository: Path | None) -> None:
         "trees": manifest.get("n_trees"),
         "features": f"{len(model.contract.names)}, contract {model.contract.hash}",
         "label delay": f"{model.contract.label_delay_days} days",
-        "data": json.dumps(manifest.get("data_window") or metrics.get("windows") or "unknown"),
+        **_days(manifest.get("data_window") or metrics.get("windows") or {}),
         "own policy": _policy(model.own_policy),
         "policy in force": _policy(model.policy),
         "checksums": f"{len(manifest['artefacts'])} files match",
@@ -107,7 +110,7 @@ def show(version: str | None, repository: Path | None) -> None:
     for name, value in {**facts, **_test_measures(metrics)}.items():
         click.echo(f"{name:18} {value}")
     for record in read_audit(repository):
-        if version in json.dumps([record.get("from"), record.get("to")]):
+        if version in _versions_of(record):
             click.echo(
                 f"{record['at']}  {record['by']}: {record['action']} {record.get('why', '')}"
             )
@@ -177,6 +180,29 @@ def doctor(repository: Path | None, release: str | None) -> None:
     click.echo(f"nothing here is refused by Triton {release or f'{RELEASES[0]} to {RELEASES[-1]}'}")
 
 
+def _versions_of(record: dict[str, Any]) -> set[str]:
+    """Return the versions that a change concerns: what was and is live or tried, or whose policy.
+
+    A version may be a digit of a threshold, so only the fields that name versions are looked at.
+    """
+    sides = [side for side in (record.get("from"), record.get("to")) if side]
+    if any("thresholds_of" in side for side in sides):
+        return {str(side["thresholds_of"]) for side in sides if "thresholds_of" in side}
+    trials = [side["canary"] for side in sides if side.get("canary")]
+    named = [side.get(name) for side in sides for name in ("version", "shadow")]
+    return {str(name) for name in (*named, *(trial["version"] for trial in trials)) if name}
+
+
+def _days(windows: dict[str, Any]) -> dict[str, str]:
+    """Return the days of what was learned from and judged on; versions may lack them."""
+    if not {"train_from", "train_to", "test_from", "test_to"} <= set(windows):
+        return {"learned from": "unknown"}
+    return {
+        "learned from": f"{windows['train_from']} to {windows['train_to']}",
+        "judged on": f"{windows['test_from']} to {windows['test_to']}",
+    }
+
+
 def _state(pointer: Pointer | None, version: str) -> str:
     if pointer is None:
         return ""
@@ -214,8 +240,8 @@ def _agreement(found: Comparison) -> str:
     return (
         f"on {found.rows:,} real rows: same decision for {found.same_decisions:.2%}, score "
         f"correlation {found.correlation:.4f}, largest difference {found.largest_difference:.4f}; "
-        f"flagged by {found.names[0]} {found.flagged[0]:,}, by {found.names[1]} "
-        f"{found.flagged[1]:,}, by both {found.flagged_by_both:,}"
+        f"flagged: {found.flagged[0]:,} by version {found.names[0]}, {found.flagged[1]:,} by "
+        f"version {found.names[1]}, {found.flagged_by_both:,} by both"
     )
 
 

@@ -16,7 +16,7 @@ from onnxmltools.convert.common.data_types import FloatTensorType
 
 from export.normalise import NormalisedModel
 from flagger.errors import PublishError
-from flagger.triton import INPUT, OUTPUT
+from flagger.triton_tensors import INPUT, OUTPUT
 
 __all__ = ["IR_VERSION", "OPSET", "OnnxScorer", "to_onnx"]
 

@@ -81,7 +81,7 @@ def set_command(
     model = load_version(repository, version or read_pointer(repository).version)
     folder = version_folder(repository, model.version)
     if alerts_per_day is not None:
-        alert_budget = alerts_per_day / float(read_table(folder)["transactions_per_day"])
+        alert_budget = _share_of_a_day(alerts_per_day, read_table(folder))
     if alert_budget is not None:
         review = _tell("review", budget_threshold(read_table(folder), alert_budget))
     if decline_precision is not None:
@@ -89,7 +89,7 @@ def set_command(
         if entry is None:
             raise ConfigurationError(
                 f"No threshold of the test window has {decline_precision:.1%} frauds above it. "
-                f"Give --decline."
+                f"Give a lower --decline-precision, or --decline."
             )
         decline = _tell("decline", entry)
     if review is None:
@@ -129,6 +129,21 @@ def show(version: str | None, repository: Path | None) -> None:
                 f"{record['at']}  {record['by']}: {record['action']}, "
                 f"{_thresholds(before)} -> {_thresholds(after)}  {record['why']}"
             )
+
+
+def _share_of_a_day(alerts: float, table: dict[str, Any]) -> float:
+    """Return the share of transactions that are so many alerts a day, below 1.
+
+    Raises:
+        ConfigurationError: It would be every transaction.
+    """
+    a_day = float(table["transactions_per_day"])
+    if alerts >= a_day:
+        raise ConfigurationError(
+            f"--alerts-per-day {alerts:,g} would flag every transaction: the test window has "
+            f"{a_day:,.0f} a day. Give fewer, or a share with --alert-budget."
+        )
+    return alerts / a_day
 
 
 def _tell(which: str, entry: dict[str, float]) -> float:

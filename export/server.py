@@ -11,14 +11,9 @@ from tritonclient.utils import InferenceServerException
 
 from flagger.errors import ModelError, PublishError
 from flagger.models import ENTRIES, EXPLAIN_ENTRY
-from flagger.triton import (
-    CHANNEL_OPTIONS,
-    MAX_EXPLAINED_ROWS,
-    ModelName,
-    Scorer,
-    map_error,
-)
+from flagger.triton import CHANNEL_OPTIONS, MAX_EXPLAINED_ROWS, ModelName, Scorer
 from flagger.triton_address import endpoint
+from flagger.triton_errors import map_error
 
 __all__ = ["ModelServer"]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ __all__ = ["SAMPLE_FILE", "Training", "read_training", "sample_rows"]
 
 _FILES = ("model.json", "contract.json", "policy.json", "metrics.json")
 _SCORES = "scores.parquet"
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ def read_training(folder: Path) -> Training:
 
     Raises:
         PublishError: A file is missing or damaged.
-        ConfigurationError: contract.json or policy.json cannot be read.
         ContractMismatchError: The model was trained on other features than this code computes.
     """
     missing = [name for name in _FILES if not (folder / name).is_file()]
@@ -58,15 +59,10 @@ def read_training(folder: Path) -> Training:
             f"Run `flagger train ... --out {folder}`."
         )
     documents = {name: (folder / name).read_text(encoding="utf-8") for name in _FILES[1:]}
-    contract = FeatureContract.from_json(documents["contract.json"])
+    contract = _read(folder / "contract.json", documents, FeatureContract.from_json)
     contract.require_current(str(folder))
-    Policy.from_json(documents["policy.json"])
-    try:
-        metrics = json.loads(documents["metrics.json"])
-    except ValueError as error:
-        raise PublishError(
-            f"{folder / 'metrics.json'} is not JSON ({error}). Run `flagger train` again."
-        ) from error
+    _read(folder / "policy.json", documents, Policy.from_json)
+    metrics = _read(folder / "metrics.json", documents, _json_object)
     if table := trade_off(folder / _SCORES):
         documents[TRADE_OFF_FILE] = table
     return Training(
@@ -76,6 +72,24 @@ def read_training(folder: Path) -> Training:
         sample_rows=sample_rows(folder / SAMPLE_FILE, contract.names),
         data_window=metrics.get("windows", {}),
     )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ConfigurationError("Not a JSON object.")
+    return found
+
+
+def _read(path: Path, documents: dict[str, str], read: Callable[[str], _Read]) -> _Read:
+    """Return what a document says; an error names the file and the way out."""
+    try:
+        return read(documents[path.name])
+    except (ConfigurationError, ValueError) as error:
+        raise PublishError(
+            f"{path} cannot be read: {error} Run `flagger train` again, or take the file from the "
+            f"training's own output."
+        ) from error
 
 
 def sample_rows(path: Path, names: tuple[str, ...]) -> npt.NDArray[np.float32] | None:

@@ -20,7 +20,15 @@ from flagger.models import ModelVersion, load_version
 from flagger.pointer import Pointer, change_pointer, now, read_pointer
 from flagger.recode import require_same_rows
 
-__all__ = ["RETRY_INTERVAL_S", "Trials", "TrialsFollower", "end_canary", "set_canary", "set_shadow"]
+__all__ = [
+    "RETRY_INTERVAL_S",
+    "Attempts",
+    "Trials",
+    "TrialsFollower",
+    "end_canary",
+    "set_canary",
+    "set_shadow",
+]
 
 RETRY_INTERVAL_S = 10.0
 """How often a refused candidate is looked at again."""
@@ -114,10 +122,49 @@ class Trials:
     canary: tuple[Canary, ModelVersion] | None = None
 
 
+class Attempts:
+    """Says when to look at candidates, and tells of a refusal once.
+
+    What was refused is looked at again every RETRY_INTERVAL_S: Triton may load it later.
+
+    Args:
+        verb: What a refused candidate is not, for the log.
+    """
+
+    def __init__(self, verb: str = "tried") -> None:
+        self._verb = verb
+        self._seen: tuple[object, ...] | None = None
+        self._refusals: dict[str, str] = {}
+        self._told: dict[str, str] = {}
+        self._retry_s = 0.0
+
+    @property
+    def is_refused(self) -> bool:
+        """True if a candidate was, when it was last looked at."""
+        return bool(self._refusals)
+
+    def are_due(self, seen: tuple[object, ...], now_s: float) -> bool:
+        """Return whether to look at all candidates now; if so, none is refused so far.
+
+        Args:
+            seen: What the pointer says of them.
+            now_s: Monotonic time, seconds.
+        """
+        if seen == self._seen and not (self._refusals and now_s >= self._retry_s):
+            return False
+        self._seen, self._retry_s = seen, now_s + RETRY_INTERVAL_S
+        self._told, self._refusals = self._refusals, {}
+        return True
+
+    def refuse(self, version: str, error: Exception) -> None:
+        """Keep in mind that a candidate cannot be used; says why unless that was said last time."""
+        self._refusals[version] = str(error)
+        if self._told.get(version) != str(error):
+            _log.error("Version %s is not %s: %s", version, self._verb, error)
+
+
 class TrialsFollower:
     """Follows the pointer's trials; what cannot be used is refused with one log line, and is off.
-
-    It is looked at again every RETRY_INTERVAL_S: Triton may load it later.
 
     Args:
         repository: Folder of the model repository.
@@ -136,10 +183,8 @@ class TrialsFollower:
         self._check = check
         self._clock_s = clock_s
         self._looked_s = -FOLLOW_INTERVAL_S
-        self._seen: tuple[object, ...] | None = None
+        self._attempts = Attempts()
         self._told: tuple[object, ...] | None = None
-        self._refusals: dict[str, str] = {}
-        self._retry_s = 0.0
 
     def changed(self) -> Trials | None:
         """Return what is tried, once after each change; None: nothing new.
@@ -156,28 +201,23 @@ class TrialsFollower:
             return None  # the follower of the live version says so
         policies = [pointer.policies_of(version).in_force for version in pointer.trials]
         seen = (pointer.version, pointer.shadow, pointer.canary, *policies)
-        if seen == self._seen and not (self._refusals and now_s >= self._retry_s):
+        if not self._attempts.are_due(seen, now_s):
             return None
-        refusals, self._refusals = self._refusals, {}
-        shadow = self._usable(pointer.shadow, refusals)
-        canary = self._usable(pointer.canary.version, refusals) if pointer.canary else None
-        self._seen, self._retry_s = seen, now_s + RETRY_INTERVAL_S
+        shadow = self._usable(pointer.shadow)
+        canary = self._usable(pointer.canary.version) if pointer.canary else None
         told = (seen, shadow is not None, canary is not None)
         if told == self._told:
             return None
         self._told = told
         return Trials(shadow, (pointer.canary, canary) if pointer.canary and canary else None)
 
-    def _usable(self, version: str | None, refusals: dict[str, str]) -> ModelVersion | None:
-        """Return the version, or None; says why unless `refusals`, the last ones, do."""
+    def _usable(self, version: str | None) -> ModelVersion | None:
         if version is None:
             return None
         try:
             model = load_version(self._repository, version)
             self._check(model)
         except (FlaggerError, OSError, ValueError) as error:
-            self._refusals[version] = str(error)
-            if refusals.get(version) != str(error):
-                _log.error("Version %s is not tried: %s", version, error)
+            self._attempts.refuse(version, error)
             return None
         return model

@@ -1,15 +1,11 @@
 """The one seam to Triton: request and answer as arrays, errors mapped to ours.
 
-Shapes are checked before the call, because the client library reports a wrong rank as an index
-error. Answers of shape [n], [n, 1] and [n, 2] are all read as n probabilities of fraud, which is
-the last column. Contributions are TreeSHAP values in margin space (log-odds), one per feature and
-the bias last: a row's sum is the raw margin, whose sigmoid is the score.
+`flagger.triton_tensors` says how rows are sent and answers are read.
 """
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,31 +14,32 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from flagger.errors import ConfigurationError, ModelRefusedError, ModelUnavailableError
+from flagger.errors import ConfigurationError, ModelUnavailableError
 from flagger.tracing import trace_headers
 from flagger.triton_address import endpoint
 from flagger.triton_errors import ModelName, map_error
+from flagger.triton_tensors import (
+    INPUT,
+    OUTPUT,
+    Read,
+    explanation_outputs,
+    read_contributions,
+    read_scores,
+    request_of,
+)
 
 __all__ = [
     "CHANNEL_OPTIONS",
-    "CONTRIBUTIONS",
     "GATEWAY_PRIORITY",
-    "INPUT",
     "MAX_EXPLAINED_ROWS",
-    "OUTPUT",
     "STREAMER_PRIORITY",
     "AsyncScorer",
     "ModelName",
     "Pending",
     "PendingScores",
     "Scorer",
-    "map_error",
 ]
 
-INPUT = "input__0"
-OUTPUT = "output__0"
-CONTRIBUTIONS = "treeshap_output"
-"""The FIL backend's name for the TreeSHAP values."""
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
@@ -58,65 +55,6 @@ MAX_EXPLAINED_ROWS = 8
 waits for them."""
 
 
-def _request(rows: npt.NDArray[np.float32]) -> list[Any]:
-    if rows.ndim != 2 or rows.dtype != np.float32:
-        raise ValueError(f"rows must be float32 [n, F], not {rows.dtype} {rows.shape}")
-    tensor = triton.InferInput(INPUT, list(rows.shape), "FP32")
-    tensor.set_data_from_numpy(rows)
-    return [tensor]
-
-
-def _explanation() -> list[Any]:
-    return [triton.InferRequestedOutput(CONTRIBUTIONS)]
-
-
-def _output(result: Any, name: str) -> npt.NDArray[np.float32] | None:
-    try:
-        output: npt.NDArray[np.float32] | None = result.as_numpy(name)
-    except ValueError:  # its bytes are not what its type and shape say
-        return None
-    return output
-
-
-def _form(output: npt.NDArray[Any] | None) -> str:
-    return "nothing readable" if output is None else f"{output.dtype} {list(output.shape)}"
-
-
-def _scores(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
-    output = _output(result, OUTPUT)
-    if output is None or output.dtype != np.float32 or output.size not in (n, 2 * n):
-        raise ModelRefusedError(
-            f"{model.name} version {model.version} answered {OUTPUT} as {_form(output)} for {n} "
-            f"rows; export the model again."
-        )
-    scores: npt.NDArray[np.float32] = np.ascontiguousarray(output.reshape(n, -1)[:, -1])
-    if not ((scores >= 0.0) & (scores <= 1.0)).all():  # NaN is neither
-        raise ModelRefusedError(
-            f"{model.name} version {model.version} answered scores outside 0 to 1: not a "
-            f"probability of fraud. Export the model again."
-        )
-    return scores
-
-
-def _contributions(result: Any, n: int, model: ModelName) -> npt.NDArray[np.float32]:
-    output = _output(result, CONTRIBUTIONS)
-    if (
-        output is None
-        or output.dtype != np.float32
-        or output.size == 0
-        or output.size % n
-        or not np.isfinite(output).all()
-    ):
-        raise ModelRefusedError(
-            f"{model.name} version {model.version} answered {CONTRIBUTIONS} as {_form(output)} for "
-            f"{n} rows, or numbers that are not finite; export the model again."
-        )
-    return output.reshape(n, -1)
-
-
-_Read = Callable[[Any, int, ModelName], npt.NDArray[np.float32]]
-
-
 class Pending:
     """An answer that is under way. `result` waits for it.
 
@@ -126,7 +64,7 @@ class Pending:
         read: Takes our array out of the client library's answer.
     """
 
-    def __init__(self, n: int, model: ModelName, read: _Read = _scores) -> None:
+    def __init__(self, n: int, model: ModelName, read: Read = read_scores) -> None:
         self._n = n
         self._model = model
         self._read = read
@@ -176,7 +114,7 @@ class Scorer:
 
     def submit(self, rows: npt.NDArray[np.float32], model: ModelName) -> PendingScores:
         """Send float32 [n, F] rows; returns at once."""
-        return self._send(rows, model, self._timeout_ms, None, _scores)
+        return self._send(rows, model, self._timeout_ms, None, read_scores)
 
     def explain(self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: int) -> Pending:
         """Ask why: the contributions of float32 [n, F] rows, float32 [n, F + 1]; returns at once.
@@ -186,7 +124,7 @@ class Scorer:
             model: The entry that explains (`flagger.models.EXPLAIN_ENTRY`) and the version.
             timeout_ms: Limit of this request.
         """
-        return self._send(rows, model, timeout_ms, _explanation(), _contributions)
+        return self._send(rows, model, timeout_ms, explanation_outputs(), read_contributions)
 
     def _send(
         self,
@@ -194,12 +132,12 @@ class Scorer:
         model: ModelName,
         timeout_ms: int,
         outputs: list[Any] | None,
-        read: _Read,
+        read: Read,
     ) -> Pending:
         pending = Pending(len(rows), model, read)
         self._client.async_infer(
             model.name,
-            _request(rows),
+            request_of(rows),
             pending._complete,  # noqa: SLF001 - the two classes are one mechanism
             model_version=model.version,
             outputs=outputs,
@@ -252,7 +190,7 @@ class AsyncScorer:
         self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
     ) -> npt.NDArray[np.float32]:
         """Score float32 [n, F] rows within `timeout_ms`; raises ModelError."""
-        return await self._ask(rows, model, timeout_ms, None, _scores)
+        return await self._ask(rows, model, timeout_ms, None, read_scores)
 
     async def explain(
         self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
@@ -267,7 +205,7 @@ class AsyncScorer:
         Raises:
             ModelError: There is no explanation; the decision stands all the same.
         """
-        return await self._ask(rows, model, timeout_ms, _explanation(), _contributions)
+        return await self._ask(rows, model, timeout_ms, explanation_outputs(), read_contributions)
 
     async def _ask(
         self,
@@ -275,12 +213,12 @@ class AsyncScorer:
         model: ModelName,
         timeout_ms: float,
         outputs: list[Any] | None,
-        read: _Read,
+        read: Read,
     ) -> npt.NDArray[np.float32]:
         try:
             result = await self._client.infer(
                 model.name,
-                _request(rows),
+                request_of(rows),
                 model_version=model.version,
                 outputs=outputs,
                 priority=GATEWAY_PRIORITY,

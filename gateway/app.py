@@ -24,7 +24,7 @@ from gateway.deadline import SYSTEM_CLOCK, Clock
 from gateway.door import Door
 from gateway.fallback import Fallback
 from gateway.guard import Guard
-from gateway.headers import AnswerHeaders
+from gateway.headers import ALWAYS, AnswerHeaders
 from gateway.live import Serving
 from gateway.metrics import GatewayMetrics
 from gateway.openapi import document
@@ -134,12 +134,14 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # these pages load scripts from a public CDN
         redoc_url=None,
+        redirect_slashes=False,  # a POST that is sent elsewhere surprises more than a 404
     )
     app.state.failure = None
     for method, path, answer, _ in ROUTES:
         app.add_route(path, answer, methods=[method])
     app.add_middleware(AnswerHeaders)
     app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(Exception, _internal_problem)
     app.openapi = lambda: document(app, ROUTES)  # type: ignore[method-assign]
     return app
 
@@ -157,4 +159,14 @@ async def _connected(
 
 async def _http_problem(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return ProblemError(_HTTP_KINDS.get(status, "bad_request"), status=status).response()
+    response = ProblemError(_HTTP_KINDS.get(status, "bad_request"), status=status).response()
+    if isinstance(error, HTTPException):
+        response.headers.update(error.headers or {})  # a 405 says what is allowed
+    return response
+
+
+async def _internal_problem(_request: Request, _error: Exception) -> Response:
+    """Answer for a route that has no answer of its own to this (probes, metrics)."""
+    response = ProblemError("internal", "The error was logged.").response()
+    response.headers.update({name.decode(): value.decode() for name, value in ALWAYS})
+    return response

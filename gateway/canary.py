@@ -18,19 +18,20 @@ import numpy.typing as npt
 from flagger.brakes import Brakes
 from flagger.canary import Canary, CanaryGuard
 from flagger.errors import FlaggerError, ModelError
-from flagger.pointer import read_pointer
+from flagger.pointer import Pointer
 from flagger.policy import APPROVE, DECISIONS
 from flagger.recode import CategoryCodes
-from flagger.trials import RETRY_INTERVAL_S, end_canary
+from flagger.trials import Attempts, end_canary
 from flagger.wire.messages import Decision
 from gateway.brake import hold_if_braked
 from gateway.breaker import Breaker
 from gateway.deadline import LOG_SHARE, MIN_MODEL_MS
-from gateway.live import FOLLOW_INTERVAL_S, LiveModel, Serving
+from gateway.live import LiveModel, Serving
 from gateway.metrics import GatewayMetrics
 from gateway.model_call import ask_model
 from gateway.ports import ModelScorer
 from gateway.request import ScoringRequest
+from gateway.trial import TrialFollower
 
 __all__ = ["Asked", "GatewayCanary", "Scored", "ask_either", "settle"]
 
@@ -108,6 +109,10 @@ class _On:
     guard: CanaryGuard
 
 
+def _named(pointer: Pointer) -> Canary | None:
+    return pointer.canary
+
+
 class GatewayCanary:
     """Follows the pointer's canary and asks it.
 
@@ -127,20 +132,16 @@ class GatewayCanary:
         timeout_ms: float,
         metrics: GatewayMetrics,
     ) -> None:
-        self._live = live
         self._repository = repository
         self._brakes = brakes
         self._timeout_ms = timeout_ms
         self._metrics = metrics
-        self._seen: tuple[object, ...] = ()
-        self._refusal = ""
-        self._retry_s = 0.0
-        self._on: _On | None = None
+        self._trial = TrialFollower(live, repository, _named, self._begin, Attempts())
         self._ending: set[asyncio.Task[None]] = set()
 
     async def ask(self, asked: Asked, scorer: ModelScorer) -> Scored | None:
         """Return the candidate's answer; None: the live version decides."""
-        on, request = self._on, asked.request
+        on, request = self._trial.on, asked.request
         if on is None or not on.canary.chosen(request.batch.customer_key)[0]:
             return None
         left_ms = request.deadline.left_ms(keep_share=LOG_SHARE)
@@ -170,7 +171,7 @@ class GatewayCanary:
             scored: Whose score it was made of.
             brakes: The live version's.
         """
-        on = self._on
+        on = self._trial.on
         hold_if_braked(decision, self._brakes if scored.is_candidate else brakes)
         if on is None or (scored.is_candidate and scored.serving is not on.serving):
             return
@@ -180,46 +181,21 @@ class GatewayCanary:
         on.guard.note_decisions(candidate=scored.is_candidate, decided=1, flagged=flagged)
         self._look(on)
 
-    async def refresh(self) -> None:
-        """Begin or end as the pointer says; what cannot be used is refused with one log line."""
-        try:
-            pointer = await asyncio.to_thread(read_pointer, self._repository)
-        except FlaggerError:
-            return  # the follower of the live version says so
-        canary = pointer.canary
-        policy = pointer.policies_of(canary.version).in_force if canary else None
-        seen = (pointer.version, canary, policy)
-        now_s = asyncio.get_running_loop().time()
-        if seen == self._seen and not (self._refusal and now_s >= self._retry_s):
-            return
-        refusal, self._refusal = (self._refusal if seen == self._seen else ""), ""
-        self._seen, self._retry_s, self._on = seen, now_s + RETRY_INTERVAL_S, None
-        if canary is None:
-            return
-        try:
-            serving = await self._live.load(canary.version)
-        except (FlaggerError, OSError, ValueError) as error:
-            self._refusal = str(error)
-            if self._refusal != refusal:
-                logger.error("Version %s is not tried: %s", canary.version, error)
-            return
-        self._brakes.reset()
-        codes = CategoryCodes(serving.engine.contract)
-        self._on = _On(canary, serving, codes, CanaryGuard())
-        logger.warning("Version %s decides %.3g of the customers", canary.version, canary.share)
-
     async def follow(self) -> None:
-        """Refresh for ever."""
-        while True:
-            await self.refresh()
-            await asyncio.sleep(FOLLOW_INTERVAL_S)
+        """Begin and end for ever as the pointer says."""
+        await self._trial.follow()
+
+    def _begin(self, canary: Canary, serving: Serving) -> _On:
+        self._brakes.reset()
+        logger.warning("Version %s decides %.3g of the customers", canary.version, canary.share)
+        return _On(canary, serving, CategoryCodes(serving.engine.contract), CanaryGuard())
 
     def _look(self, on: _On) -> None:
         """Stop if the guard says so."""
         why = on.guard.stop_reason()
-        if why is None or self._on is not on:
+        if why is None or self._trial.on is not on:
             return
-        self._on = None
+        self._trial.end()
         self._metrics.canary_stopped.inc()
         logger.error("Canary of version %s stopped: %s", on.canary.version, why)
         task = asyncio.create_task(self._end(on.canary, why))

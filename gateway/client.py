@@ -5,8 +5,10 @@
         if answer.decision == "decline": ...
 
 Everything may be sent again: a transaction gets one decision and a label counts once, however
-often they arrive. So whatever says "not now" (429, 503, no connection, no answer) is tried again,
-after the pause that the gateway asks for, as long as the time allows. What says "never" is not.
+often they arrive. So whatever says "not now" (408, 429, 503, a balancer's 502 and 504, no
+connection, no answer) is tried again, after the pause that the gateway asks for, as long as the
+time allows. What says "never" is not. A payment waits no more than `_SCORE_ATTEMPT_S` for one
+attempt: the gateway has answered long before, so the answer or the replica is lost.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -28,9 +30,13 @@ from gateway.problems import Problem
 
 __all__ = ["AsyncGatewayClient", "GatewayClient", "GatewayError"]
 
-_RETRIED = (429, 503)
+_RETRIED = (408, 429, 502, 503, 504)
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
+_SCORE_ATTEMPT_S = 0.5
+"""Five times the gateway's usual deadline; time for further attempts is left within `timeout_s`."""
+
+_T = TypeVar("_T")
 
 
 class GatewayError(FlaggerError):
@@ -54,9 +60,10 @@ class _Attempts:
         self._end_s = time.monotonic() + timeout_s
         self._pause_s = _FIRST_PAUSE_S
 
-    @property
-    def left_s(self) -> float:
-        return max(self._end_s - time.monotonic(), 0.001)
+    def limit_s(self, attempt_s: float | None) -> float:
+        """Return how long the next attempt may take; `attempt_s` at most."""
+        left_s = max(self._end_s - time.monotonic(), 0.001)
+        return left_s if attempt_s is None else min(left_s, attempt_s)
 
     def pause_s(self, asked_s: float, error: GatewayError) -> float:
         """Return the pause before the next attempt; raise `error` if no time is left for one."""
@@ -84,6 +91,14 @@ def _judge(response: httpx.Response) -> tuple[GatewayError | None, float | None]
         return error, None
     asked = response.headers.get("retry-after", "0")
     return error, float(asked) if asked.isdecimal() else 0.0
+
+
+def _read(content: bytes, kind: type[_T]) -> _T:
+    """Return what the gateway answered; a page of something in between is no answer."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise GatewayError(f"This is no answer of the gateway: {error}.", 200) from error
 
 
 def _no_answer(error: httpx.TransportError) -> GatewayError:
@@ -131,22 +146,22 @@ class GatewayClient:
 
     def score(self, transaction: Mapping[str, Any]) -> Answer:
         """Return the decision about one transaction, which must have an id of its own."""
-        return msgspec.json.decode(self._call(**_post("/v1/score", transaction)), type=Answer)
+        request = _post("/v1/score", transaction)
+        return _read(self._call(_SCORE_ATTEMPT_S, **request), Answer)
 
     def score_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
-        """Return what came of each transaction, in their order."""
+        """Return what came of each transaction, in their order; a 503 among them may be resent."""
         body = _post("/v1/score/batch", {"transactions": transactions})
-        return msgspec.json.decode(self._call(**body), type=BatchAnswer).results
+        return _read(self._call(None, **body), BatchAnswer).results
 
     def decision(self, transaction_id: str) -> Answer:
         """Return what was decided about a transaction within the last day."""
-        request = _look_up(transaction_id)
-        return msgspec.json.decode(self._call(**request), type=Answer)
+        return _read(self._call(None, **_look_up(transaction_id)), Answer)
 
     def feedback(self, transaction_id: str, *, is_fraud: bool, **more: Any) -> Label:
         """Tell what a transaction turned out to be; `more`: further members of the body."""
         request = _label(transaction_id, is_fraud=is_fraud, more=more)
-        return msgspec.json.decode(self._call(**request), type=Label)
+        return _read(self._call(None, **request), Label)
 
     def close(self) -> None:
         """Close the connections."""
@@ -158,11 +173,11 @@ class GatewayClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, **request: Any) -> bytes:
+    def _call(self, attempt_s: float | None, **request: Any) -> bytes:
         attempts = _Attempts(self._timeout_s)
         while True:
             try:
-                response = self._http.request(**request, timeout=attempts.left_s)
+                response = self._http.request(**request, timeout=attempts.limit_s(attempt_s))
             except httpx.TransportError as cause:
                 time.sleep(attempts.pause_s(0.0, _no_answer(cause)))
                 continue
@@ -192,22 +207,22 @@ class AsyncGatewayClient:
 
     async def score(self, transaction: Mapping[str, Any]) -> Answer:
         """Return the decision about one transaction, which must have an id of its own."""
-        content = await self._call(**_post("/v1/score", transaction))
-        return msgspec.json.decode(content, type=Answer)
+        request = _post("/v1/score", transaction)
+        return _read(await self._call(_SCORE_ATTEMPT_S, **request), Answer)
 
     async def score_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
-        """Return what came of each transaction, in their order."""
-        content = await self._call(**_post("/v1/score/batch", {"transactions": transactions}))
-        return msgspec.json.decode(content, type=BatchAnswer).results
+        """Return what came of each transaction, in their order; a 503 among them may be resent."""
+        body = _post("/v1/score/batch", {"transactions": transactions})
+        return _read(await self._call(None, **body), BatchAnswer).results
 
     async def decision(self, transaction_id: str) -> Answer:
         """Return what was decided about a transaction within the last day."""
-        return msgspec.json.decode(await self._call(**_look_up(transaction_id)), type=Answer)
+        return _read(await self._call(None, **_look_up(transaction_id)), Answer)
 
     async def feedback(self, transaction_id: str, *, is_fraud: bool, **more: Any) -> Label:
         """Tell what a transaction turned out to be; `more`: further members of the body."""
         request = _label(transaction_id, is_fraud=is_fraud, more=more)
-        return msgspec.json.decode(await self._call(**request), type=Label)
+        return _read(await self._call(None, **request), Label)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -219,11 +234,11 @@ class AsyncGatewayClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _call(self, **request: Any) -> bytes:
+    async def _call(self, attempt_s: float | None, **request: Any) -> bytes:
         attempts = _Attempts(self._timeout_s)
         while True:
             try:
-                response = await self._http.request(**request, timeout=attempts.left_s)
+                response = await self._http.request(**request, timeout=attempts.limit_s(attempt_s))
             except httpx.TransportError as cause:
                 await asyncio.sleep(attempts.pause_s(0.0, _no_answer(cause)))
                 continue

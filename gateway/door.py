@@ -129,6 +129,8 @@ async def read_body(request: Request, limit: int, timeout_s: float) -> bytes:
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise ProblemError("unsupported_media_type", "Send application/json.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ProblemError("unsupported_media_type", "Send it without Content-Encoding.")
     too_large = ProblemError("too_large", f"The body has at most {limit:,} bytes.")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limit:

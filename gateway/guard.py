@@ -144,13 +144,17 @@ class Guard:
 
     async def follow(self) -> None:
         """Follow the keys for ever; what cannot be read leaves the keys as they were."""
+        following = [self._follow(self._keys.refresh)]
+        if self._tokens is not None:  # on its own: a slow provider delays no revocation
+            following.append(self._follow(self._tokens.refresh))
+        await asyncio.gather(*following)
+
+    async def _follow(self, refresh: Callable[[], object]) -> None:
         complaint = ""
         while True:
             await asyncio.sleep(FOLLOW_INTERVAL_S)
             try:
-                await asyncio.to_thread(self._keys.refresh)
-                if self._tokens is not None:
-                    await asyncio.to_thread(self._tokens.refresh)
+                await asyncio.to_thread(refresh)
                 complaint = ""
             except ConfigurationError as error:
                 if str(error) != complaint:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["AnswerHeaders"]
+__all__ = ["ALWAYS", "AnswerHeaders"]
 
-_ALWAYS = [
+ALWAYS = [
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
@@ -30,7 +30,7 @@ class AnswerHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                extra = _ALWAYS
+                extra = ALWAYS
                 if scope["scheme"] == "https":
                     extra = extra + _TLS_ONLY
                 if scope["app"].state.door.draining:

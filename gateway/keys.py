@@ -7,10 +7,14 @@ rotate, create a new one, switch the caller over, revoke the old one.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
+import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -121,7 +125,7 @@ class KeyFile:
         except FileNotFoundError:
             changed, self._keys, self._stamp = bool(self._keys), {}, (0, 0)
             return changed
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(
                 f"{self.path} is not a file of API keys ({error}). `flagger keys create` makes one."
             ) from error
@@ -139,8 +143,24 @@ class KeyFile:
         return key
 
     def put(self, key: ApiKey) -> None:
-        """Add or replace a key and write the file, readable for its owner alone."""
-        self._keys[key.id] = key
-        text = json.dumps(msgspec.to_builtins(_Content(self.keys)), indent=2) + "\n"
+        """Add or replace a key and write the file, readable for its owner alone.
+
+        Keys that somebody else has put there since it was read are kept.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, text, mode=0o600)
+        with _locked(self.path.parent):
+            self.refresh()
+            self._keys[key.id] = key
+            text = json.dumps(msgspec.to_builtins(_Content(self.keys)), indent=2) + "\n"
+            write_atomically(self.path, text, mode=0o600)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which leaves no file behind."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

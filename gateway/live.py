@@ -13,6 +13,7 @@ import numpy as np
 from flagger.errors import FlaggerError
 from flagger.features import FeatureEngine, TransactionBatch
 from flagger.features.hashing import key_of
+from flagger.live import FOLLOW_INTERVAL_S
 from flagger.models import load_version
 from flagger.pointer import read_pointer
 from flagger.policy import Policy
@@ -21,9 +22,6 @@ from flagger.state.store import decode_records
 from flagger.triton import ModelName
 
 __all__ = ["LiveModel", "Serving"]
-
-FOLLOW_INTERVAL_S = 1.0
-"""How often the pointer is read: changes take effect within about this."""
 
 logger = logging.getLogger(__name__)
 

@@ -31,6 +31,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "label_conflict": (409, "The label speaks of another transaction"),
     "bad_transaction": (422, "The transaction is not valid"),
     "too_large": (413, "The request is too large"),
+    "head_too_large": (431, "The headers are too large"),
     "unsupported_media_type": (415, "The request is not JSON"),
     "id_reused": (409, "This transaction_id belongs to another transaction"),
     "decided_by_stream": (409, "The transaction was already decided by the stream"),

@@ -52,6 +52,11 @@ class ScoringRequest:
     deadline: Deadline
     stopwatch: Stopwatch
 
+    @property
+    def key(self) -> int:
+        """The transaction's 64-bit key."""
+        return int(self.batch.transaction_key[0])
+
     @classmethod
     def parse(
         cls, raw: bytes, now_ms: int, deadline: Deadline, stopwatch: Stopwatch

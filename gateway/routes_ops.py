@@ -9,6 +9,7 @@ from starlette.responses import Response
 from flagger.brakes import CAPS
 from gateway.backends import find_missing
 from gateway.door import Door, json
+from gateway.problems import RETRY_AFTER_S
 
 __all__ = ["healthz", "metrics", "readyz"]
 
@@ -16,7 +17,7 @@ __all__ = ["healthz", "metrics", "readyz"]
 async def healthz(request: Request) -> Response:
     """Answer 200, or 503 where only a restart helps."""
     fatal = request.app.state.door.backends.log.fatal
-    return json({"alive": fatal is None}, 503 if fatal else 200)
+    return _probe({"alive": fatal is None}, is_good=fatal is None)
 
 
 async def readyz(request: Request) -> Response:
@@ -25,7 +26,13 @@ async def readyz(request: Request) -> Response:
     missing = await find_missing(door.backends)
     if door.draining:
         missing["gateway"] = "It is shutting down."
-    return json({"ready": not missing, "missing": missing}, 503 if missing else 200)
+    return _probe({"ready": not missing, "missing": missing}, is_good=not missing)
+
+
+def _probe(body: object, *, is_good: bool) -> Response:
+    if is_good:
+        return json(body)
+    return json(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 async def metrics(request: Request) -> Response:

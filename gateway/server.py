@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from flagger.settings import Settings
+from gateway.connection import KEEP_ALIVE_S, Connection
 
 __all__ = ["DrainingServer", "server_config"]
 
@@ -71,11 +72,12 @@ def server_config(app: FastAPI, settings: Settings, host: str, port: int) -> uvi
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         **tls,  # type: ignore[arg-type]
     )

@@ -12,7 +12,6 @@ always in the log.
 Without Valkey there is no history and no claim: the answer is then the fallback, and only this
 process remembers it for repeats. Without an answer of the model in time: the fallback too.
 Without Kafka there is no answer but 503, because nobody else would ever hear of the decision.
-A service that does not answer is left alone for a second (`breaker`).
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ _REPEAT_SHARE = 0.1
 """How long a repeat waits for the first request to finish its write before it writes itself."""
 _REPEAT_POLL_S = 0.004
 MAX_RECENT = 10_000
-"""Most decisions remembered in the process, for repeats while Valkey is slow or away; the oldest
-make room: ten seconds at 1,000 requests/s, some 10 MB."""
+"""Most decisions remembered here, for repeats without Valkey, the newest ones; some 10 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +119,7 @@ class ScoringService:
         """
         request = ScoringRequest.parse(raw, self._clock.now_ms(), deadline, stopwatch)
         seen = await self._admit(request)
-        key = int(request.batch.transaction_key[0])
-        earlier = (seen and seen.stored) or self._recent.get(key)
+        earlier = (seen and seen.stored) or self._recent.get(request.key)
         if earlier is not None:
             return await self._repeat(request, earlier)
         await self._require_log(request)
@@ -136,19 +133,21 @@ class ScoringService:
             decision, features, scored = await self._score(request, seen)
         overrule_decision(decision, self.rulebook.current, request.batch, features)
         claim = Claim.of(decision, request.transaction, request.body_hash)
-        # Also where the state could not be read: that may have been slow and not away.
+        # Also where the state could not be read: it may have been slow only.
         earlier = await self._claim(request, claim)
         if earlier is not None:
             return await self._repeat(request, earlier, accepted=True)
+        # Kafka may take it and say so too late, and Valkey may lack the claim.
+        self._remember(request, claim, written=False)
         position = await self._write(request, decision)
-        self._remember(key, claim)
+        self._remember(request, claim, written=True)
         await self._mark_written(request, claim, seen, position)
         return Reply(Answer.of(decision, decision.transaction_id), is_replay=False, scored=scored)
 
-    def _remember(self, key: int, claim: Claim) -> None:
-        if len(self._recent) >= MAX_RECENT:
+    def _remember(self, request: ScoringRequest, claim: Claim, *, written: bool) -> None:
+        if request.key not in self._recent and len(self._recent) >= MAX_RECENT:
             del self._recent[next(iter(self._recent))]
-        self._recent[key] = StoredClaim(claim, written=True)
+        self._recent[request.key] = StoredClaim(claim, written)
 
     async def _require_log(self, request: ScoringRequest) -> None:
         """Answer at once while Kafka is away; one request a second finds out if it still is."""
@@ -242,6 +241,7 @@ class ScoringService:
         decision = stored.claim.decision_on(request.transaction)
         if not stored.written and not await self._is_written_soon(request):
             position = await self._write(request, decision)
+            self._remember(request, stored.claim, written=True)
             await self._mark_written(request, stored.claim, None, position)
         return Reply(Answer.of(decision, decision.transaction_id), is_replay=True)
 
@@ -260,8 +260,7 @@ class ScoringService:
         return False
 
     async def _write(self, request: ScoringRequest, decision: Decision) -> tuple[int, int]:
-        key = request.transaction.customer_id.encode()
-        value = with_decision(request.raw, decision)
+        key, value = request.transaction.customer_id.encode(), with_decision(request.raw, decision)
         breaker = self.breakers["kafka"]
         try:
             limit_ms = request.deadline.limit_ms(keep_share=ANSWER_SHARE)

@@ -17,19 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
-from flagger.errors import FlaggerError, ModelError
-from flagger.pointer import read_pointer
+from flagger.errors import ModelError
+from flagger.pointer import Pointer
 from flagger.policy import DECISIONS
 from flagger.recode import CategoryCodes
 from flagger.row_budget import RowBudget
 from flagger.settings import Settings
-from flagger.trials import RETRY_INTERVAL_S
+from flagger.trials import Attempts
 from gateway.backends import Backends
 from gateway.canary import Scored
 from gateway.deadline import Clock
-from gateway.live import FOLLOW_INTERVAL_S, LiveModel, Serving
+from gateway.live import LiveModel, Serving
 from gateway.metrics import GatewayMetrics
 from gateway.ports import ModelScorer
+from gateway.trial import TrialFollower
 
 __all__ = ["COLLECT_S", "MAX_IN_FLIGHT", "TIMEOUT_MS", "GatewayShadow"]
 
@@ -41,6 +42,17 @@ TIMEOUT_MS = 100.0
 """How long a call may take: what a payment may take as a whole."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What the pointer says of a shadow."""
+
+    version: str
+
+    @classmethod
+    def of(cls, pointer: Pointer) -> _Named | None:
+        return None if pointer.shadow is None else cls(pointer.shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +84,11 @@ class GatewayShadow:
         metrics: GatewayMetrics,
         clock: Clock,
     ) -> None:
-        self._live = live
-        self._repository = repository
         self._scorer = scorer
         self._metrics = metrics
         self._budget = RowBudget(rows_per_s, clock.monotonic_s)
-        self._seen: tuple[object, ...] = ()
-        self._refusal = ""
-        self._retry_s = 0.0
-        self._on: _On | None = None
+        attempts = Attempts("compared")
+        self._trial = TrialFollower(live, repository, _Named.of, self._begin, attempts)
         self._waiting: list[Scored] = []
         self._asked = 0
         self._task: asyncio.Task[None] | None = None
@@ -104,7 +112,7 @@ class GatewayShadow:
     @property
     def is_wanted(self) -> bool:
         """True while the pointer names a shadow, also one that cannot be asked."""
-        return self._on is not None or bool(self._refusal)
+        return self._trial.is_wanted
 
     async def observe(self, answered: Sequence[Scored]) -> None:
         """Begin to compare what was answered; does not wait for the shadow.
@@ -112,7 +120,7 @@ class GatewayShadow:
         Args:
             answered: The answers of models to the transactions of one request.
         """
-        if self._on is None:
+        if self._trial.on is None:
             self._skip("refused", len(answered) if self.is_wanted else 0)
             return
         live = [scored for scored in answered if not scored.is_candidate]
@@ -125,37 +133,9 @@ class GatewayShadow:
         if self._waiting and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._compare_waiting())
 
-    async def refresh(self) -> None:
-        """Begin or end as the pointer says; what cannot be used is refused with one log line."""
-        try:
-            pointer = await asyncio.to_thread(read_pointer, self._repository)
-        except FlaggerError:
-            return  # the follower of the live version says so
-        version = pointer.shadow
-        policy = pointer.policies_of(version).in_force if version else None
-        seen = (pointer.version, version, policy)
-        now_s = asyncio.get_running_loop().time()
-        if seen == self._seen and not (self._refusal and now_s >= self._retry_s):
-            return
-        refusal, self._refusal = (self._refusal if seen == self._seen else ""), ""
-        self._seen, self._retry_s, self._on = seen, now_s + RETRY_INTERVAL_S, None
-        if version is None:
-            return
-        try:
-            serving = await self._live.load(version)
-        except (FlaggerError, OSError, ValueError) as error:
-            self._refusal = str(error)
-            if self._refusal != refusal:
-                logger.error("Version %s is not compared: %s", version, error)
-            return
-        self._on = _On(serving, CategoryCodes(serving.engine.contract))
-        logger.warning("Version %s is compared with the live one", version)
-
     async def follow(self) -> None:
-        """Refresh for ever."""
-        while True:
-            await self.refresh()
-            await asyncio.sleep(FOLLOW_INTERVAL_S)
+        """Begin and end for ever as the pointer says."""
+        await self._trial.follow()
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -163,15 +143,20 @@ class GatewayShadow:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def _begin(self, named: _Named, serving: Serving) -> _On:
+        logger.warning("Version %s is compared with the live one", named.version)
+        return _On(serving, CategoryCodes(serving.engine.contract))
+
     async def _compare_waiting(self) -> None:
         while self._waiting:
             await asyncio.sleep(COLLECT_S)
             answered, self._waiting = self._waiting, []
-            if self._on is None:  # it ended meanwhile
+            on = self._trial.on
+            if on is None:  # it ended meanwhile
                 return
             self._asked = len(answered)
             try:
-                await self._compare(self._on, answered)
+                await self._compare(on, answered)
             finally:
                 self._asked = 0
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
 _LEEWAY_S = 30
 """How far our clock and the provider's may be apart."""
 _REFRESH_S = 300.0
+"""How often the provider's keys are read."""
+_UNKNOWN_REFRESH_S = 10.0
+"""How soon they are read again because a token names a key that is not among them: the provider has
+changed its keys. Whoever makes tokens up asks the provider no more often than this."""
 _FETCH_TIMEOUT_S = 5.0
+_NO_KEYS = (OSError, HTTPException, ValueError, TypeError, AttributeError, RecursionError)
+"""How reading the keys fails: no answer, half an answer, no JSON, or JSON of another shape."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +50,16 @@ class TokenVerifier:
         if "://" in self._source and not self._source.startswith("https://"):
             raise ConfigurationError("FLAGGER_GATEWAY_JWT_JWKS must be a file or an https:// URL.")
         self._read_s = time.monotonic()
+        self._has_unknown = False
         self._keys = self._read()
 
     def verify(self, token: str) -> tuple[str, tuple[str, ...]] | None:
         """Return (subject, scopes) of a token, or None if it does not hold now."""
         try:
             key_id = jwt.get_unverified_header(token).get("kid")
+            if key_id not in self._keys:
+                self._has_unknown = True
+                return None
             key = self._keys[key_id]
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -59,15 +70,17 @@ class TokenVerifier:
                 leeway=_LEEWAY_S,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except (jwt.PyJWTError, KeyError):
+        except (jwt.PyJWTError, RecursionError):  # brackets, thousands deep
             return None
         return str(claims["sub"]), tuple(str(claims.get("scope", "")).split())
 
     def refresh(self) -> None:
         """Read the keys again if they are old; those we have stay if that fails. Blocks."""
-        if time.monotonic() - self._read_s < _REFRESH_S:
+        pause_s = _UNKNOWN_REFRESH_S if self._has_unknown else _REFRESH_S
+        if time.monotonic() - self._read_s < pause_s:
             return
         self._read_s = time.monotonic()
+        self._has_unknown = False
         try:
             self._keys = self._read()
         except ConfigurationError as error:
@@ -83,7 +96,7 @@ class TokenVerifier:
             else:
                 text = Path(self._source).read_bytes()
             return {key.key_id: key for key in jwt.PyJWKSet.from_dict(json.loads(text)).keys}
-        except (OSError, ValueError, jwt.PyJWTError) as error:
+        except (*_NO_KEYS, jwt.PyJWTError) as error:
             raise ConfigurationError(
                 f"FLAGGER_GATEWAY_JWT_JWKS {self._source!r} gives no keys ({error})."
             ) from error

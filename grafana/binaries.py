@@ -10,14 +10,15 @@ from pathlib import Path
 from flagger.compiled import cache_home
 from flagger.errors import StackError
 
-__all__ = ["find_binary"]
+__all__ = ["alertmanager_command", "find_binary"]
 
 _PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "amtool": "prometheus-alertmanager",
+    "prometheus-alertmanager": "prometheus-alertmanager",
 }
-"""Program -> the Debian package that has it. Alertmanager itself needs files at fixed places."""
+"""Program -> the Debian package that has it."""
 _STEP_TIMEOUT_S = 300
 
 
@@ -38,6 +39,34 @@ def find_binary(name: str) -> Path:
     if not program.exists():
         _unpack(package, folder)
     return program
+
+
+def alertmanager_command() -> list[str]:
+    """Return how Alertmanager is started; its arguments follow.
+
+    Debian's reads its templates from /usr/share. Where the package is only unpacked, it starts in
+    a mount namespace of its own, in which that folder is the package's: no root is needed, but a
+    kernel that gives users namespaces.
+
+    Raises:
+        StackError: It is not installed, and cannot be had or started otherwise.
+    """
+    for name in ("alertmanager", "prometheus-alertmanager"):
+        if on_path := shutil.which(name):
+            return [on_path]
+    program = find_binary("prometheus-alertmanager")
+    share = program.parents[1] / "share"
+    apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    apart += ['mount --bind "$0" /usr/share && exec "$@"', str(share)]
+    try:
+        _run([*apart, "true"], share)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or error
+        raise StackError(
+            f"Alertmanager is not installed, and Debian's cannot be started unpacked "
+            f"({str(said).strip()[-300:]}). Install it: `apt-get install prometheus-alertmanager`."
+        ) from error
+    return [*apart, str(program)]
 
 
 def _unpack(package: str, folder: Path) -> None:

@@ -30,6 +30,7 @@ __all__ = ["URLS_FILE", "MailSink", "Told", "WebhookSink", "read_told"]
 URLS_FILE = "urls.json"
 
 _IDS = re.compile(r"^(?:Transaction (\S+), terminal |- [A-Z]+ [\d,.]+ .*, (\S+)$)", re.MULTILINE)
+_COUNT = re.compile(r"([\d,]+) flagged payments ")
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -47,6 +48,12 @@ class Told(msgspec.Struct, frozen=True):
     def transaction_ids(self) -> list[str]:
         """The transactions that it names."""
         return [single or listed for single, listed in _IDS.findall(self.text)]
+
+    @property
+    def count(self) -> int:
+        """How many alerts it tells of: a digest begins with their number."""
+        found = _COUNT.match(self.text)
+        return int(found[1].replace(",", "")) if found else 1
 
 
 class WebhookSink:

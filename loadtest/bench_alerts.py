@@ -12,18 +12,15 @@ digests of what is too much.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.alert import Alert
 from flagger.errors import StackError
@@ -31,10 +28,11 @@ from flagger.live import FOLLOW_INTERVAL_S
 from flagger.policies import set_policy
 from flagger.settings import Settings
 from flagger.wire.messages import Decision
-from loadtest.alert_sinks import URLS_FILE, Told, read_told
+from loadtest.alert_parts import RECEIVERS, SINKS, AlertParts
+from loadtest.alert_sinks import Told
 from loadtest.bench_result import BenchResult
 from loadtest.observe import DecisionFollower, wait_for_decided
-from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from loadtest.own_models import copy_repository
 from loadtest.topic_reader import Records
 from streamer.produce import Pace, ReplayProducer
 from streamer.topics import ensure_topics
@@ -47,12 +45,7 @@ FLAGGED_SHARE = 0.01
 """A quarter of these is declined."""
 _POINTS = (50, 99)
 _ARRIVE_S = 10.0
-SINKS = ("webhook", "mail")
-_RULES = """
-[receiver.webhook]
-url_env = "BENCH_WEBHOOK"
-[receiver.mail]
-url_env = "BENCH_MAIL"
+_RULES = f"""{RECEIVERS}
 [[rule]]
 name = "all"
 receivers = ["webhook", "mail"]
@@ -85,16 +78,14 @@ def bench_alerts(
     """
     result = BenchResult(f"alerts-{rate_per_s:.0f}", {"rate_per_s": rate_per_s, "partitions": 4})
     out.mkdir(parents=True, exist_ok=True)
-    copy = out / "repository"  # its thresholds are changed
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(repository, copy)
+    copy = copy_repository(repository, out / "repository")  # its thresholds are changed
     sent = 0
     with LocalStack(out / "stack", model_repository=copy, fresh=True) as stack:
         settings = stack.settings(Settings())
         ensure_topics(settings)
         followed = settings.model_copy(update={"decisions_topic": settings.alerts_topic})
         producer = ReplayProducer(settings)
-        with contextlib.closing(producer), _Parts(settings, out) as parts:
+        with contextlib.closing(producer), AlertParts(settings, out, _RULES) as parts:
             for run in range(repeats + 1):
                 on_step(f"run {run} of {repeats}" if run else "warm up")
                 rows = table.slice(sent, int(rate_per_s * (MEASURED_S if run else WARM_UP_S)))
@@ -102,7 +93,7 @@ def bench_alerts(
                 with DecisionFollower(followed if run else settings) as follower:
                     producer.run(rows.to_batches(), Pace(rate_per_s))
                     sent += rows.num_rows
-                    wait_for_decided(parts.metrics, parts.streamer, sent)
+                    wait_for_decided(parts.stream_metrics, parts.streamer, sent)
                     time.sleep(1)  # the last commit reaches the follower
                 if not run:
                     _flag_share(copy, follower.records)
@@ -113,77 +104,6 @@ def bench_alerts(
                 result.add("alerts", len(follower.records), "")
             parts.stop()
     return result
-
-
-class _Parts:
-    """Sinks, streamer and alert service, a process each; a context manager that ends them.
-
-    Attributes:
-        streamer: The streamer.
-        metrics: URL of its metrics.
-    """
-
-    def __init__(self, settings: Settings, out: Path) -> None:
-        self._folder = out / "told"
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
-        rules = out / "alerts.toml"
-        rules.write_text(_RULES)
-        self._processes: list[FlaggerProcess] = []
-        port, alerts_port = free_ports(2)
-        self.metrics = f"http://127.0.0.1:{port}/metrics"
-        environment = environment_of(settings)
-        try:
-            log, module = out / "sinks.log", "loadtest.alert_sinks"
-            self._start([str(self._folder)], environment, log, module=module)
-            environment |= self._urls()
-            command = ["stream", "--metrics-port", str(port)]
-            self.streamer = self._start(command, environment, out / "stream.log")
-            command = ["alerts", "run", "--file", str(rules), "--metrics-port", str(alerts_port)]
-            alerts = self._start(command, environment, out / "alerts.log")
-            wait_for_url(self.metrics, self.streamer)
-            wait_for_url(f"http://127.0.0.1:{alerts_port}/readyz", alerts)
-        except BaseException:
-            self.kill()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def told(self, name: str, start: int = 0) -> list[Told]:
-        """Return the messages that a sink has taken, from the one with number `start` on."""
-        return read_told(self._folder / f"{name}.jsonl")[start:]
-
-    def stop(self) -> None:
-        """Ask all to end; raises StackError if one did not end well."""
-        for process in reversed(self._processes):
-            process.stop()
-
-    def kill(self) -> None:
-        """End all at once."""
-        for process in self._processes:
-            process.kill()
-
-    def _start(
-        self, arguments: list[str], environment: dict[str, str], log: Path, module: str = "flagger"
-    ) -> FlaggerProcess:
-        process = FlaggerProcess(arguments, environment, log, module=module)
-        self._processes.append(process)
-        return process
-
-    def _urls(self) -> dict[str, str]:
-        """Wait for the sinks' URLs; return them as variables."""
-        file, deadline_s = self._folder / URLS_FILE, time.monotonic() + _ARRIVE_S
-        while not file.exists():
-            self._processes[0].require_running()
-            if time.monotonic() > deadline_s:
-                raise StackError(f"The sinks did not start within {_ARRIVE_S:.0f} s.")
-            time.sleep(0.05)
-        urls = msgspec.json.decode(file.read_bytes(), type=dict[str, str])
-        return {f"BENCH_{name.upper()}": url for name, url in urls.items()}
 
 
 def _flag_share(repository: Path, decisions: Records) -> None:

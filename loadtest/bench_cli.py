@@ -15,8 +15,10 @@ from rich.console import Console
 from flagger.features import FeatureContract
 from flagger.settings import load_settings
 from loadtest.bench_alerts import bench_alerts
+from loadtest.bench_alerts_burst import SCENARIO as ALERTS_BURST
+from loadtest.bench_alerts_burst import bench_alerts_burst
 from loadtest.bench_compare import compare_results, markdown
-from loadtest.bench_latency import bench_latency
+from loadtest.bench_latency import PARTITIONS, bench_latency, latency_scenario
 from loadtest.bench_poison import bench_poison
 from loadtest.bench_profile import bench_profile
 from loadtest.bench_publish import PublishPlan, bench_publish
@@ -57,6 +59,14 @@ def _measure(out: Path, scenario: str, run: Callable[..., BenchResult], **more: 
 def _finish(result: BenchResult, console: Console, out: Path) -> None:
     console.print(result.table())
     console.print(f"written: {result.write(out)}")
+
+
+def _judge(result: BenchResult) -> None:
+    """Say what is against a result; if anything is, end with status 1."""
+    for reason in result.settings["reasons"]:
+        click.echo(f"FAIL: {reason}")
+    if result.settings["reasons"]:
+        raise SystemExit(1)
 
 
 data_option = click.option(
@@ -116,11 +126,24 @@ def profile(data: Path | None, limit: int | None, out: Path) -> None:
     type=click.FloatRange(min=1),
     help="Transactions per second.",
 )
-def latency(data: Path | None, repeats: int, out: Path, rate: float) -> None:
+@click.option(
+    "--partitions",
+    default=PARTITIONS,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Of the transactions topic; another number than the default is a scenario of its own.",
+)
+def latency(data: Path | None, repeats: int, out: Path, rate: float, partitions: int) -> None:
     """Milliseconds from a transaction to its decision at a given rate (scenario latency-RATE)."""
-    scenario = f"latency-{rate:.0f}"
-    table = _table(data, None)
-    _measure(out, scenario, bench_latency, table=table, rate_per_s=rate, repeats=repeats)
+    _measure(
+        out,
+        latency_scenario(rate, partitions),
+        bench_latency,
+        table=_table(data, None),
+        rate_per_s=rate,
+        partitions=partitions,
+        repeats=repeats,
+    )
 
 
 @bench.command()
@@ -128,13 +151,30 @@ def latency(data: Path | None, repeats: int, out: Path, rate: float) -> None:
 @repeats_option
 @out_option
 @click.option(
-    "--rate", default=2_000.0, show_default=True, type=click.FloatRange(min=1),
-    help="Transactions per second.",
+    "--rate", default=2_000.0, show_default=True, type=click.FloatRange(min=0),
+    help="Transactions per second; 0 leaves this scenario out.",
 )  # fmt: skip
-def alerts(data: Path | None, repeats: int, out: Path, rate: float) -> None:
-    """Milliseconds from a transaction to its alert by mail and webhook (scenario alerts-RATE)."""
-    scenario, table = f"alerts-{rate:.0f}", _table(data, None)
-    _measure(out, scenario, bench_alerts, table=table, rate_per_s=rate, repeats=repeats)
+@click.option(
+    "--burst", default=10_000, show_default=True, type=click.IntRange(min=0),
+    help="Flags at once; 0 leaves this scenario out.",
+)  # fmt: skip
+def alerts(data: Path | None, repeats: int, out: Path, rate: float, burst: int) -> None:
+    """From a transaction to its alert by mail and webhook, and what a burst of flags does.
+
+    Scenario alerts-RATE measures milliseconds from a transaction to its alert. Scenario
+    alerts-burst flags many at once and counts messages and the desk's cases; it ends with status 1
+    if a flag is lost or if there are more messages than the rule lets through.
+    """
+    table = _table(data, None)
+    if rate:
+        scenario = f"alerts-{rate:.0f}"
+        _measure(out, scenario, bench_alerts, table=table, rate_per_s=rate, repeats=repeats)
+    if burst:
+        _judge(
+            _measure(
+                out, ALERTS_BURST, bench_alerts_burst, table=table, flags=burst, repeats=repeats
+            )
+        )
 
 
 @bench.command()
@@ -225,11 +265,7 @@ def publish(repeats: int, out: Path, rate: float, switches: int) -> None:
     another version than the live one.
     """
     plan = PublishPlan(rate, switches)
-    result = _measure(out, plan.scenario, bench_publish, plan=plan, repeats=repeats)
-    for reason in result.settings["reasons"]:
-        click.echo(f"FAIL: {reason}")
-    if result.settings["reasons"]:
-        raise SystemExit(1)
+    _judge(_measure(out, plan.scenario, bench_publish, plan=plan, repeats=repeats))
 
 
 @bench.command()

@@ -8,12 +8,11 @@ orders of six runs, one has all new ones on the bad side), and the tolerance has
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from flagger.bench_results import Figure, StoredResult
 from flagger.errors import DataError
 
 __all__ = ["Change", "compare_results", "markdown"]
@@ -64,25 +63,18 @@ def compare_results(
         DataError: A file is no result, they are of different scenarios, machines or settings, a
             figure is missing on one side, or a side has too few runs.
     """
-    old, now = _read(base), _read(new)
+    remedy = (
+        "Measure both with `flagger bench`, on one machine and with the same options; or name "
+        "figures that both have."
+    )
+    old, now = (StoredResult.load(path, remedy) for path in (base, new))
     for part in ("scenario", "settings", "machine"):
-        if old.get(part) != now.get(part):
-            raise DataError(
-                file=str(new),
-                problem=f"has another {part} than {base}: {now.get(part)}, not {old.get(part)}",
-                remedy="Measure both on one machine with the same options.",
-            )
-    wanted = list(figures) or [f for f in old["figures"] if _sign(old["figures"][f]["unit"])]
-    changes = []
-    for name in wanted:
-        for path, content in ((base, old), (new, now)):
-            if name not in content["figures"]:
-                raise DataError(
-                    file=str(path),
-                    problem=f"has no figure {name!r}, only {', '.join(content['figures'])}",
-                    remedy="Measure both with the same options, or name figures that both have.",
-                )
-        changes.append(_change(name, old["figures"][name], now["figures"][name], tolerance, new))
+        mine, theirs = getattr(now, part), getattr(old, part)
+        if mine != theirs:
+            problem = f"has another {part} than {base}: {mine}, not {theirs}"
+            raise DataError(file=str(new), problem=problem, remedy=remedy)
+    wanted = list(figures) or [name for name, f in old.figures.items() if _sign(f.unit)]
+    changes = [_change(name, old.figure(name), now.figure(name), tolerance, new) for name in wanted]
     if not changes:
         raise DataError(
             file=str(base),
@@ -120,48 +112,30 @@ def _verdict(change: Change) -> str:
     return "within the noise" if change.slowdown > 1 and not change.separated else "fine"
 
 
-def _change(name: str, old: Any, now: Any, tolerance: float, new_file: Path) -> Change:
-    sign = _sign(old["unit"])
-    if sign == 0 or old["unit"] != now["unit"]:
+def _change(name: str, old: Figure, now: Figure, tolerance: float, new_file: Path) -> Change:
+    sign = _sign(old.unit)
+    if sign == 0 or old.unit != now.unit:
         raise DataError(
             file=str(new_file),
-            problem=f"{name!r} is in {now['unit']!r} (base: {old['unit']!r}): no direction",
+            problem=f"{name!r} is in {now.unit!r} (base: {old.unit!r}): no direction",
             remedy="Name a figure in tx/s, rows/s, requests/s, µs per tx, ms, s or MiB.",
         )
-    if min(len(old["runs"]), len(now["runs"])) < MIN_RUNS:
+    if min(len(old.runs), len(now.runs)) < MIN_RUNS:
         raise DataError(
             file=str(new_file),
-            problem=f"{name!r} has {len(now['runs'])} runs (base: {len(old['runs'])}), "
+            problem=f"{name!r} has {len(now.runs)} runs (base: {len(old.runs)}), "
             f"fewer than {MIN_RUNS}",
             remedy="Measure with --repeats 3 or more.",
         )
-    base, new = float(old["median"]), float(now["median"])
+    base, new = old.median, now.median
     if base <= 0 or new <= 0:
-        return Change(
-            name, old["unit"], base, new, 1.0, False, False, note="not judged: not positive"
-        )
+        return Change(name, old.unit, base, new, 1.0, False, False, note="not judged: not positive")
     slowdown = new / base if sign < 0 else base / new
-    if sign < 0:
-        separated = min(now["runs"]) > max(old["runs"])
-    else:
-        separated = max(now["runs"]) < min(old["runs"])
+    separated = min(now.runs) > max(old.runs) if sign < 0 else max(now.runs) < min(old.runs)
     is_worse = separated and slowdown > 1 + tolerance
-    return Change(name, old["unit"], base, new, slowdown, separated, is_worse)
+    return Change(name, old.unit, base, new, slowdown, separated, is_worse)
 
 
 def _sign(unit: str) -> int:
     """Return 1 where more is better, -1 where less is, 0 where neither is known."""
     return 1 if unit in _HIGHER_IS_BETTER else -1 if unit in _LOWER_IS_BETTER else 0
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        for figure in content["figures"].values():
-            figure["unit"], figure["median"], figure["runs"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            file=str(path), problem=f"is no result of `flagger bench` ({error!r})",
-            remedy="Make it with `flagger bench stream --out FOLDER`.",
-        ) from error  # fmt: skip
-    return content

@@ -1,8 +1,12 @@
 """`latency-<rate>`: from a transaction's production to its decision at a read-committed reader.
 
 One streamer, a constant rate, and before it the floor: bare transactions on the same broker,
-without a streamer. What is sent in the first seconds only warms up: the JVM compiles,
-the state fills. What it does not show: a network between the parts, and other load on the broker.
+without a streamer. With another number of partitions than the usual four it is a scenario of its
+own, `latency-<rate>-partitions-<n>`: the client library sends one request for each partition
+(librdkafka #1700), and the broker pays by the request.
+
+What is sent in the first seconds only warms up: the JVM compiles, the state fills. What it does not
+show: a network between the parts, and other load on the broker.
 """
 
 from __future__ import annotations
@@ -24,11 +28,20 @@ from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from streamer.produce import Pace, ReplayProducer
 from streamer.topics import ensure_topics
 
-__all__ = ["bench_latency"]
+__all__ = ["PARTITIONS", "bench_latency", "latency_scenario"]
+
+PARTITIONS = 4
+"""Of the transactions topic in the plain scenario."""
 
 WARM_UP_S = 15.0
 MEASURED_S = 10.0
 _POINTS = (50, 95, 99)
+
+
+def latency_scenario(rate_per_s: float, partitions: int) -> str:
+    """Return the scenario's id."""
+    suffix = "" if partitions == PARTITIONS else f"-partitions-{partitions}"
+    return f"latency-{rate_per_s:.0f}{suffix}"
 
 
 def bench_latency(
@@ -37,6 +50,7 @@ def bench_latency(
     out: Path,
     *,
     rate_per_s: float,
+    partitions: int,
     repeats: int,
     on_step: Callable[[str], None],
 ) -> BenchResult:
@@ -47,13 +61,15 @@ def bench_latency(
         repository: Model repository with a live version.
         out: Folder for the stack and the logs.
         rate_per_s: Transactions per second.
+        partitions: Of the transactions topic.
         repeats: How often to measure.
         on_step: Told what happens now.
     """
-    result = BenchResult(f"latency-{rate_per_s:.0f}", {"rate_per_s": rate_per_s, "partitions": 4})
+    scenario = latency_scenario(rate_per_s, partitions)
+    result = BenchResult(scenario, {"rate_per_s": rate_per_s, "partitions": partitions})
     out.mkdir(parents=True, exist_ok=True)
     with LocalStack(out / "stack", model_repository=repository, fresh=True) as stack:
-        settings = stack.settings(Settings())
+        settings = stack.settings(Settings(partitions=partitions))
         ensure_topics(settings)
         on_step("bare transactions")
         bare = measure_bare_transactions(settings)

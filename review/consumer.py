@@ -10,67 +10,33 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from flagger.alert import parse_alert
-from flagger.errors import BadMessageError, CaseStoreError, StackError
+from flagger.errors import BadMessageError, CaseStoreError, StateStoreError
 from flagger.health import Health
-from flagger.kafka import client_config, is_fatal
 from flagger.settings import Settings
+from review.intake import Intake
 from review.life import CaseLife
 from review.metrics import DeskMetrics
 from review.relay import LabelRelay, LabelThread
 from review.store import MAX_ROWS, CaseStore, Flag
 
-__all__ = ["DeskConsumer", "consumer_config", "group_of", "stay_in_group"]
+__all__ = ["DeskConsumer", "group_of"]
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 """How long to wait for alerts in a round."""
-_RETRY_S = 1.0
-"""Pause after a failed call to the database."""
 _KEEP_UP_S = 5.0
 """How often counts are read and claims that ran out given back."""
-_SESSION_MS = 10_000
-"""After so long others take over the partitions of a consumer that is gone for good."""
-_FETCH_WAIT_MS = 50
-_TOPIC_REFRESH_MS = 5_000
-"""How soon an alerts topic that did not exist is found."""
 
 
 def group_of(settings: Settings) -> str:
     """Return the consumer group of the desk beside a streamers' group."""
     return f"{settings.consumer_group}-desk"
-
-
-def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
-    """Return how the desk reads a topic: what is committed, from the oldest message on."""
-    return client_config(settings) | {
-        "group.id": group,
-        # A restart under the same name takes its partitions over at once.
-        "group.instance.id": f"desk-{settings.instance}",
-        "session.timeout.ms": _SESSION_MS,
-        "enable.auto.commit": False,
-        "auto.offset.reset": "earliest",
-        "isolation.level": "read_committed",
-        "partition.assignment.strategy": "range",
-        "fetch.wait.max.ms": _FETCH_WAIT_MS,
-        "topic.metadata.refresh.interval.ms": _TOPIC_REFRESH_MS,
-    }
-
-
-def stay_in_group(consumer: Consumer, wait_s: float) -> None:
-    """Wait without leaving the group, taking no message: the ones in hand come first."""
-    consumer.pause(consumer.assignment())
-    message = consumer.poll(wait_s)
-    if message is not None and message.error() is None:
-        # Of a partition that became ours just now and was not paused: it is read again.
-        where = TopicPartition(message.topic(), message.partition(), message.offset())
-        consumer.seek(where)
-    consumer.resume(consumer.assignment())
 
 
 class SideThread(Protocol):
@@ -119,7 +85,13 @@ class DeskConsumer:
         self._kept_up_s = 0.0
         relay = LabelRelay(settings, store, metrics, clock_ms)
         self._labels = LabelThread(relay, metrics, health)
-        self._consumer = Consumer(consumer_config(settings, group_of(settings)))
+        self._intake = Intake(
+            settings,
+            settings.alerts_topic,
+            group_of(settings),
+            on_assign=self._assigned,
+            on_revoke=self._revoked,
+        )
 
     def run(self) -> None:
         """Work until `keep_going` says no.
@@ -127,19 +99,16 @@ class DeskConsumer:
         Raises:
             StackError: Kafka will never deliver again to this consumer; start it anew.
         """
-        self._consumer.subscribe(
-            [self._settings.alerts_topic], on_assign=self._assigned, on_revoke=self._revoked
-        )
         try:
             while self._keep_going():
                 self._health.came_round()
                 for thread in (self._labels, self._side_thread):
                     if thread is not None and thread.failure is not None:
                         raise thread.failure
-                self._take(self._poll())
+                self._take(self._intake.read(MAX_ROWS, _POLL_S))
                 self._keep_up()
         finally:
-            self._consumer.close()
+            self._intake.close()
             self._labels.close()
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -151,41 +120,27 @@ class DeskConsumer:
         self._labels.active.clear()
         self._health.waits("alerts", "Kafka has assigned no partition at the moment.")
 
-    def _poll(self) -> list[Message]:
-        first = self._consumer.poll(_POLL_S)
-        if first is None:
-            return []
-        messages = []
-        for message in (first, *self._consumer.consume(MAX_ROWS - 1, 0)):
-            error = message.error()
-            if error is None:
-                messages.append(message)
-            elif is_fatal(error):
-                raise StackError(
-                    f"Kafka refuses this consumer: {error}. Does another one run under the same "
-                    f"FLAGGER_INSTANCE ({self._settings.instance})? If not, start it again."
-                )
-            else:  # the topic is not there yet, a broker is away: librdkafka tries again
-                logger.warning("Kafka: %s", error)
-        return messages
-
     def _take(self, messages: Sequence[Message]) -> None:
-        """Store messages, however long it takes, and commit their offsets."""
+        """Store messages, however long it takes."""
         if not messages:
             return
         flags = [flag for flag in map(self._read, messages) if flag is not None]
-        if not self._store_flags(flags):
-            return  # told to end: they are read again
-        ends: dict[tuple[str, int], int] = {}
-        for message in messages:
-            ends[message.topic(), message.partition()] = message.offset() + 1
-        try:
-            self._consumer.commit(
-                offsets=[TopicPartition(t, p, end) for (t, p), end in ends.items()],
-                asynchronous=False,
-            )
-        except KafkaException as error:  # they are read again, and known
-            logger.warning("The offsets of %d flags are not committed: %s", len(messages), error)
+        stored = self._intake.store(
+            messages,
+            lambda: self._store.add(flags, self._clock_ms()),
+            on_trouble=self._trouble,
+            keep_going=self._keep_going,
+        )
+        if stored is None:
+            return  # told to end
+        self._health.goes_on("case_store")
+        self._metrics.stored.inc(stored.new)
+        self._metrics.repeats.inc(stored.repeats)
+        self._metrics.refused.inc(stored.refused)
+        now_ms = self._clock_ms()
+        for flag in flags:
+            sent_ms = flag.flagged_at_ms - flag.alert.latency_ms
+            self._metrics.stored_after_s.observe(max(now_ms - sent_ms, 0) / 1000)
 
     def _read(self, message: Message) -> Flag | None:
         try:
@@ -197,29 +152,7 @@ class DeskConsumer:
             return None
         return Flag(alert, int(message.timestamp()[1] + alert.latency_ms))
 
-    def _store_flags(self, flags: list[Flag]) -> bool:
-        """Return True once the flags are on disk, False if told to end before."""
-        while True:
-            try:
-                stored = self._store.add(flags, self._clock_ms())
-            except CaseStoreError as error:
-                self._trouble(error)
-                if not self._keep_going():
-                    return False
-                stay_in_group(self._consumer, _RETRY_S)
-            else:
-                break
-        self._health.goes_on("case_store")
-        self._metrics.stored.inc(stored.new)
-        self._metrics.repeats.inc(stored.repeats)
-        self._metrics.refused.inc(stored.refused)
-        now_ms = self._clock_ms()
-        for flag in flags:
-            sent_ms = flag.flagged_at_ms - flag.alert.latency_ms
-            self._metrics.stored_after_s.observe(max(now_ms - sent_ms, 0) / 1000)
-        return True
-
-    def _trouble(self, error: CaseStoreError) -> None:
+    def _trouble(self, error: CaseStoreError | StateStoreError) -> None:
         self._metrics.store_errors.inc()
         if not self._health.is_waiting_for("case_store"):
             logger.error("%s", error)
@@ -239,13 +172,4 @@ class DeskConsumer:
         self._health.goes_on("case_store")
         age_ms = 0 if oldest_ms is None else max(self._clock_ms() - oldest_ms, 0)
         self._metrics.oldest_new_s.set(age_ms / 1000)
-        self._metrics.lag.set(self._lag())
-
-    def _lag(self) -> int:
-        """Return the messages between our positions and what the broker last told of the ends."""
-        behind = 0
-        for partition in self._consumer.position(self._consumer.assignment()):
-            _, high = self._consumer.get_watermark_offsets(partition, cached=True)
-            if high > 0 and partition.offset >= 0:
-                behind += max(high - partition.offset, 0)
-        return behind
+        self._metrics.lag.set(self._intake.lag)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_STORED,
     Consumer,
     KafkaError,
     KafkaException,
@@ -22,7 +23,14 @@ from flagger.kafka import client_config, producer_config
 from flagger.kafka_access import require_access
 from flagger.settings import Settings
 
-__all__ = ["DeadLetter", "find_dead_letters", "read_dead_letters", "send_again"]
+__all__ = [
+    "DeadLetter",
+    "find_dead_letters",
+    "mark_sent",
+    "plain",
+    "read_dead_letters",
+    "send_again",
+]
 
 _WAIT_S = 10.0
 _FLUSH_S = 30.0
@@ -37,13 +45,30 @@ class DeadLetter:
         at: When it was written.
         value: The original bytes.
         headers: reason, error_class, source_topic, source_partition, source_offset,
-            schema_version.
+            schema_version; `bytes`: of the original, where only its beginning was kept.
     """
 
     offset: int
     at: datetime
     value: bytes
     headers: dict[str, str]
+
+    @property
+    def source(self) -> str:
+        """Where it came from: topic partition/offset; `?` where nothing says so."""
+        found = (
+            self.headers.get(f"source_{what}", "?") for what in ("topic", "partition", "offset")
+        )
+        return "{} {}/{}".format(*found)
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be sent again; empty: it can."""
+        if "bytes" in self.headers:
+            return "was too large to be kept whole"
+        if not {"source_topic", "source_partition"} <= self.headers.keys():
+            return "does not say where it came from"
+        return ""
 
     @classmethod
     def of(cls, message: Message) -> DeadLetter:
@@ -53,25 +78,35 @@ class DeadLetter:
         return cls(message.offset(), at, message.value() or b"", headers)
 
 
-def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
-    """Yield everything that is in the dead-letter topic, oldest first.
-
-    Raises:
-        ConfigurationError: The broker refuses us.
-        StackError: It did not answer.
-    """
+def _consumer(settings: Settings) -> Consumer:
     require_access(settings, AdminClient, KafkaException)
-    consumer = Consumer(
+    return Consumer(
         client_config(settings)
         | {
             "group.id": "flagger-dead-letters",
+            "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
         }
     )
+
+
+def read_dead_letters(settings: Settings, *, unsent: bool = False) -> Iterator[DeadLetter]:
+    """Yield what is in the dead-letter topic, oldest first.
+
+    Args:
+        settings: Broker and topic.
+        unsent: Only what is newer than the last `mark_sent`.
+
+    Raises:
+        ConfigurationError: The broker refuses us.
+        StackError: It did not answer.
+    """
+    consumer = _consumer(settings)
+    begin = OFFSET_STORED if unsent else OFFSET_BEGINNING
     try:
-        consumer.assign([TopicPartition(settings.dead_letter_topic, 0, OFFSET_BEGINNING)])
+        consumer.assign([TopicPartition(settings.dead_letter_topic, 0, begin)])
         while True:
             message = consumer.poll(_WAIT_S)
             if message is None:
@@ -85,6 +120,30 @@ def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
                 return
             else:
                 raise StackError(f"{settings.dead_letter_topic} cannot be read: {error}.")
+    finally:
+        consumer.close()
+
+
+def mark_sent(settings: Settings, letters: Sequence[DeadLetter]) -> None:
+    """Remember that everything up to the last of these was sent again.
+
+    What is still bad comes back as a new dead letter: sent again and again with its copies, the
+    topic would double each time.
+
+    Raises:
+        StackError: The broker did not take the mark.
+    """
+    if not letters:
+        return
+    consumer = _consumer(settings)
+    place = TopicPartition(settings.dead_letter_topic, 0, letters[-1].offset + 1)
+    try:
+        consumer.commit(offsets=[place], asynchronous=False)
+    except KafkaException as error:
+        raise StackError(
+            f"All were sent, but Kafka did not note it ({error}): the next `--all` sends them "
+            f"once more, which does no harm."
+        ) from error
     finally:
         consumer.close()
 
@@ -107,14 +166,28 @@ def find_dead_letters(settings: Settings, offsets: Iterable[int]) -> list[DeadLe
     return found
 
 
+def plain(text: str) -> str:
+    """Return text without what a terminal would obey; line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def send_again(settings: Settings, letters: Iterable[DeadLetter]) -> int:
     """Send the original bytes to the partition they came from; return how many.
 
     Sending one twice does no harm: a transaction id that was decided is recognised.
 
     Raises:
+        DataError: One does not say where it came from, or is not whole; nothing is sent.
         StackError: The broker did not take all.
     """
+    letters = list(letters)
+    for letter in letters:
+        if letter.obstacle:
+            raise DataError(
+                file=settings.dead_letter_topic,
+                problem=f"the message at offset {letter.offset} {letter.obstacle}",
+                remedy="Leave it out",
+            )
     producer = Producer(producer_config(settings))
     failures: list[KafkaError] = []
     count = 0

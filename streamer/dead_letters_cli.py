@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flagger.addresses import resolve_settings
-from streamer.dead_letters import find_dead_letters, read_dead_letters, send_again
+from streamer.dead_letters import find_dead_letters, mark_sent, plain, read_dead_letters, send_again
 
 __all__ = ["dead_letters"]
 
@@ -30,10 +32,12 @@ def list_(last: int) -> None:
     table.add_column("from", no_wrap=True)
     table.add_column("reason", overflow="fold")
     for letter in found:
-        h = letter.headers
-        source = f"{h['source_topic']} {h['source_partition']}/{h['source_offset']}"
         written = letter.at.isoformat(sep=" ", timespec="seconds")
-        table.add_row(str(letter.offset), written, source, h["reason"][:200])
+        reason = letter.headers.get("reason", "none given")[:200]
+        # As text: what a sender wrote is neither markup nor a command to the terminal.
+        table.add_row(
+            str(letter.offset), written, *(Text(plain(t)) for t in (letter.source, reason))
+        )
     Console().print(table)
 
 
@@ -43,20 +47,28 @@ def show(offset: int) -> None:
     """Show one dead letter whole. It may hold a customer's data."""
     (letter,) = find_dead_letters(resolve_settings(), [offset])
     for name, value in letter.headers.items():
-        click.echo(f"{name}: {value}")
-    click.echo(f"bytes: {len(letter.value)}")
-    click.echo(letter.value)
+        click.echo(f"{name}: {plain(value)}")
+    click.echo(f"bytes here: {len(letter.value)}")
+    to_terminal = sys.stdout.isatty()
+    click.echo(plain(letter.value.decode(errors="replace")) if to_terminal else letter.value)
 
 
 @dead_letters.command()
 @click.argument("offsets", nargs=-1, type=click.IntRange(min=0))
-@click.option("--all", "everything", is_flag=True, help="All that are there.")
+@click.option("--all", "everything", is_flag=True, help="All since the last --all.")
 def replay(offsets: tuple[int, ...], everything: bool) -> None:
     """Send dead letters again to where they came from; those still bad come back."""
     if bool(offsets) == everything:
         raise click.UsageError("Give offsets, or --all.")
     settings = resolve_settings()
-    letters = (
-        list(read_dead_letters(settings)) if everything else find_dead_letters(settings, offsets)
+    found = (
+        list(read_dead_letters(settings, unsent=True))
+        if everything
+        else find_dead_letters(settings, offsets)
     )
+    letters = [letter for letter in found if not (everything and letter.obstacle)]
     click.echo(f"sent again: {send_again(settings, letters)}")
+    if everything:
+        mark_sent(settings, found)
+    if len(letters) < len(found):
+        click.echo(f"left out, not whole or without a source: {len(found) - len(letters)}")

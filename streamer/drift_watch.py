@@ -33,7 +33,7 @@ from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
 from streamer.metrics import StreamerMetrics
 
-__all__ = ["DriftWatch", "RowBudget", "evenly"]
+__all__ = ["DriftWatch", "evenly"]
 
 _KINDS = ("feature", "score", "unknown")
 _ANSWER_S = 0.001

@@ -113,6 +113,8 @@ class StreamerMetrics:
             "rulebook_refused", "1 while the file of lists and rules is refused as it is now"
         )
         self.model_errors = counter("model_errors", "Failed requests to Triton", "kind")
+        for kind in ("unavailable", "refused"):  # `rate` misses a series' first event
+            self.model_errors.labels(kind)
         self.lag = gauge("lag_messages", "Messages in the log that are not decided yet")
         self.event_lag_s = gauge(
             "event_time_lag_seconds",

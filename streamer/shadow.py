@@ -18,9 +18,10 @@ from flagger.errors import ModelError
 from flagger.models import ModelVersion
 from flagger.policy import DECISIONS, Policy
 from flagger.recode import CategoryCodes
+from flagger.row_budget import RowBudget
 from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
-from streamer.drift_watch import RowBudget, evenly
+from streamer.drift_watch import evenly
 from streamer.metrics import StreamerMetrics
 
 __all__ = ["TIME_SHARE", "Shadow"]

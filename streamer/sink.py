@@ -26,7 +26,7 @@ from flagger.wire.messages import SCHEMA_VERSION
 from streamer.committer import Committer
 from streamer.side_logs import encode_activity
 
-__all__ = ["DecisionSink"]
+__all__ = ["MAX_DEAD_LETTER_BYTES", "DecisionSink"]
 
 _START_TIMEOUT_S = 30.0
 _LINGER_MS = 2
@@ -41,8 +41,27 @@ _COMMIT_TIMEOUT_S = _TRANSACTION_TIMEOUT_MS / 1000
 _HUNG_AFTER_S = _COMMIT_TIMEOUT_S + 2
 """Longer than the client library's own timeout, for when that does not work."""
 
+MAX_DEAD_LETTER_BYTES = 1_040_000
+"""Most bytes of a message that are kept as a dead letter: with its headers it fits into a topic
+with Kafka's usual limit of 1 MiB, which an operator may have made. More is far above what is read,
+so nothing that could ever be decided is lost."""
 _TRANSACTIONS = 2
 """One commits while the other is written."""
+
+
+def _put(producer: Producer, topic: str, value: bytes, headers: dict[str, bytes]) -> None:
+    """Add a message to partition 0; waits while the client's queue is full."""
+    while True:
+        try:
+            producer.produce(topic, value, partition=0, headers=headers)
+        except BufferError:
+            producer.poll(0.01)
+        else:
+            return
+
+
+def _is_cut(value: bytes) -> bool:
+    return len(value) > MAX_DEAD_LETTER_BYTES
 
 
 @contextmanager
@@ -169,16 +188,20 @@ class DecisionSink:
     def dead_letter(self, value: bytes, *, topic: str, place: tuple[int, int], error: Any) -> None:
         """Add one message that can never be decided, with where it came from and why.
 
+        All go to partition 0, whatever the topic has: there `flagger dead-letters` reads.
+
         Args:
-            value: The original bytes.
+            value: The original bytes; of very large ones the first `MAX_DEAD_LETTER_BYTES`.
             topic: Where it came from.
             place: Partition and offset there.
             error: A FlaggerError.
         """
-        self._opened().producer.produce(
+        _put(
+            self._opened().producer,
             self._settings.dead_letter_topic,
-            value,
+            value[:MAX_DEAD_LETTER_BYTES],
             headers={
+                **({"bytes": str(len(value)).encode()} if _is_cut(value) else {}),
                 "reason": str(error).encode(),
                 "error_class": type(error).__name__.encode(),
                 "source_topic": topic.encode(),
@@ -201,7 +224,7 @@ class DecisionSink:
         transaction = self._opened()
         activity = transaction.take_activity()
         if activity is not None:
-            transaction.producer.produce(self._settings.activity_topic, activity, partition=0)
+            _put(transaction.producer, self._settings.activity_topic, activity, {})
         self.settle()
         self._open, self._under_way = None, transaction
         self._committer.start(lambda: transaction.finish(offsets, group))

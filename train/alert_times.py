@@ -1,17 +1,15 @@
 """Time from a payment to its alert, beside one HTTP request per message, for the report.
 
 Nothing is measured here: a file of transactions says nothing about it. The figures are those that
-`flagger bench` has written, with its machine and date. They are read as data, not imported.
+`flagger bench` has written, with its machine and date.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from flagger.errors import DataError
+from flagger.bench_results import StoredResult
 
 __all__ = ["BACKLOG_S", "AlertTime", "AlertTimes", "Backlog", "Measured", "read_alert_times"]
 
@@ -116,38 +114,22 @@ class AlertTimes:
         return None if rival is None or stream is None else rival.p50_ms - stream.p50_ms
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        figures = {name: float(entry["median"]) for name, entry in content["figures"].items()}
-        machine = content["machine"]
-        return {
-            "figures": figures,
-            "rate_per_s": float(content["settings"]["rate_per_s"]),
-            "machine": f"{machine['cpu']}, {machine['cores']} cores",
-            "day": str(content["at"])[:10],
-        }
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            file=str(path),
-            column="figures",
-            problem=f"this is no result of flagger bench ({type(error).__name__}: {error})",
-            remedy=f"Run `{_COMMANDS[path.stem]}` again, or remove the file",
-        ) from error
+def _source(scenario: str, command: str, result: StoredResult | None) -> Measured:
+    if result is None:
+        return Measured(scenario, command, None, None)
+    machine = f"{result.machine.cpu}, {result.machine.cores} cores"
+    return Measured(scenario, command, machine, result.at[:10])
 
 
-def _backlog(found: dict[str, dict[str, Any]]) -> Backlog | None:
-    figures = found.get(_RIVAL, {}).get("figures", {})
-    if not {"rival", "stream"} <= set(figures) or "latency-2000" not in found:
+def _backlog(found: dict[str, StoredResult]) -> Backlog | None:
+    rival, stream = found.get(_RIVAL), found.get("latency-2000")
+    if rival is None or stream is None or not {"rival", "stream"} <= rival.figures.keys():
         return None
-    rate_per_s = found["latency-2000"]["rate_per_s"]
-    rival_per_s = figures["rival"]
+    rate_per_s, rival_per_s = stream.rate_per_s, rival.median("rival")
     # After T seconds rate x T payments have come and rival x T are decided; the newest is decided
     # once all before it are: at rate x T / rival.
     wait_s = max(0.0, (rate_per_s / rival_per_s - 1.0) * BACKLOG_S)
-    return Backlog(rival_per_s, figures["stream"], rate_per_s, wait_s)
+    return Backlog(rival_per_s, rival.median("stream"), rate_per_s, wait_s)
 
 
 def read_alert_times(folder: Path) -> AlertTimes:
@@ -160,26 +142,21 @@ def read_alert_times(folder: Path) -> AlertTimes:
         DataError: A file is there and is no benchmark result.
     """
     found = {}
-    for scenario in _COMMANDS:
-        content = _read(folder / f"{scenario}.json")
-        if content is not None:
-            found[scenario] = content
+    for scenario, command in _COMMANDS.items():
+        path = folder / f"{scenario}.json"
+        if path.exists():
+            found[scenario] = StoredResult.load(path, f"Run `{command}` again, or remove the file.")
     rows = []
     for scenario, words, name in _ROWS:
         if scenario not in found:
             continue
-        figures, rate = found[scenario]["figures"], found[scenario]["rate_per_s"]
+        figures, rate = found[scenario].figures, found[scenario].rate_per_s
         p50, p99 = (figures.get(name.format(q=q, rate=rate)) for q in ("p50", "p99"))
         if p50 is not None and p99 is not None:
-            rows.append(AlertTime(words, rate, p50, p99, scenario))
+            rows.append(AlertTime(words, rate, p50.median, p99.median, scenario))
     known = {row.scenario for row in rows}
     sources = [
-        Measured(
-            scenario,
-            command,
-            found[scenario]["machine"] if scenario in known else None,
-            found[scenario]["day"] if scenario in known else None,
-        )
+        _source(scenario, command, found[scenario] if scenario in known else None)
         for scenario, command in _COMMANDS.items()
     ]
     return AlertTimes(str(folder), sources, rows, _backlog(found))

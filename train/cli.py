@@ -13,8 +13,15 @@ from rich.table import Table
 
 from train.distributed import train_distributed
 from train.distributed_cluster import DaskCluster
+from train.fit import hyperparameters_from
 from train.money import CostMatrix
-from train.options import columns_option, data_option, engine_options, label_delay_option
+from train.options import (
+    columns_option,
+    data_option,
+    engine_options,
+    label_delay_option,
+    trees_option,
+)
 from train.pipeline import STEPS, TrainingPlan, TrainingResult, train_model
 from train.sources import ColumnMap
 from train.threshold import PolicyTargets
@@ -141,6 +148,7 @@ def _run(data: Path, out: Path, plan: TrainingPlan, cluster: DaskCluster | None)
     help="Search hyperparameters with so many trials; goes on where an earlier search ended.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Any number.")
+@trees_option
 @engine_options
 def train(
     data: Path,
@@ -159,6 +167,7 @@ def train(
     friction_cost: float | None,
     search_trials: int,
     seed: int,
+    settings: tuple[str, ...],
     engine: str,
     dask_scheduler: str | None,
     dask_workers: int,
@@ -181,6 +190,7 @@ def train(
         label_delay_days=label_delay_days,
         allow_leakage=allow_leakage,
         seed=seed,
+        hyperparameters=hyperparameters_from(settings),
         targets=PolicyTargets(
             alert_budget, decline_precision, reviews_per_day, _costs(review_cost, friction_cost)
         ),

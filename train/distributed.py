@@ -87,7 +87,7 @@ def train_distributed(
     if plan.search_trials:
         raise ConfigurationError(
             "--search works on one machine only: search on some months of the data without "
-            "--engine dask, and give TrainingPlan.hyperparameters what metrics.json then names."
+            "--engine dask, and give with --set what its metrics.json then names (hyperparameters)."
         )
     data, out = data.resolve(), out.resolve()
     make_folder(out)

@@ -87,11 +87,13 @@ class Evaluation:
         measures: The content of evaluation.json.
         is_fraud: Outcomes of all periods' test windows, bool [n].
         scores: Scores by model, float32 [n].
+        places: Places of these transactions in the file ordered by time, int64 [n].
     """
 
     measures: dict[str, Any]
     is_fraud: npt.NDArray[np.bool_]
     scores: dict[str, npt.NDArray[np.float32]]
+    places: npt.NDArray[np.int64]
 
 
 def load_history(data: Path, plan: EvaluationPlan) -> History:
@@ -294,4 +296,4 @@ def _collect(
             name: calibration_table(scores[name], is_fraud) for name in names if name != "rules"
         },
     }
-    return Evaluation(found, is_fraud, scores)
+    return Evaluation(found, is_fraud, scores, place)

@@ -15,11 +15,12 @@ from rich.table import Table
 from flagger.errors import ConfigurationError
 from train.ablation import ablate
 from train.alert_times import read_alert_times
+from train.ceiling import ceiling
 from train.evaluate import TREES, EvaluationPlan, evaluate_file
-from train.evaluate_report import write_evaluation
-from train.fit import Hyperparameters
+from train.evaluate_report import Extras, write_evaluation
+from train.fit import hyperparameters_from
 from train.money import CostMatrix
-from train.options import columns_option, data_option, label_delay_option
+from train.options import columns_option, data_option, label_delay_option, trees_option
 from train.period_measures import MEASURES
 from train.prequential import PrequentialPlan
 from train.sources import ColumnMap
@@ -30,11 +31,11 @@ __all__ = ["evaluate"]
 _DAY = click.DateTime(["%Y-%m-%d"])
 
 
-def _spread(entry: dict[str, Any] | None, digits: int) -> str:
+def _spread(entry: dict[str, Any] | None, digits: int, *, interval: bool = True) -> str:
     if entry is None:
         return "-"
     text = f"{entry['mean']:.{digits}f}"
-    if entry["low"] is not None:
+    if interval and entry["low"] is not None:
         text += f" ± {entry['high'] - entry['mean']:.{digits}f}"
     return text
 
@@ -42,13 +43,17 @@ def _spread(entry: dict[str, Any] | None, digits: int) -> str:
 def _summary(measures: dict[str, Any], out: Path) -> list[Table]:
     periods = measures["periods"]
     days = f"{periods[0]['test_from']} to {periods[-1]['test_to']}"
-    table = Table(title=f"{len(periods)} periods, judged on {days}; report in {out}")
-    table.add_column("measure, mean (95 % by t)")
+    count = "One period" if len(periods) == 1 else f"{len(periods)} periods"
+    table = Table(title=f"{count}, judged on {days}; report in {out}")
+    table.add_column("measure" if len(periods) == 1 else "measure, mean (95 % by t)")
     for name in measures["summary"]:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("gradient-boosted ", ""), justify="right")
     for key, words in MEASURES.items():
         digits = 5 if key in ("brier", "calibration_error") else 3
-        cells = [_spread(found.get(key), digits) for found in measures["summary"].values()]
+        cells = [  # the intervals of all are in the report: they would not fit
+            _spread(found.get(key), digits, interval=name == TREES)
+            for name, found in measures["summary"].items()
+        ]
         table.add_row(words, *cells)
     saved = Table(title="Reviews saved at equal recall, against rules only")
     for name in ("rules' budget", "recall", "reviews, rules", "reviews, trees", "saved"):
@@ -77,6 +82,28 @@ def _ablation_table(ablation: dict[str, Any]) -> Table:
             _spread(row["average_precision_change"], 4),
         )
     return table
+
+
+def _ceiling_table(periods: list[dict[str, Any]]) -> Table:
+    table = Table(title="The best ROC AUC that is possible on data of the Handbook's generator")
+    table.add_column("judged from")
+    for name in ("frauds", "by chance", "perfect", "measured", "on these", "on others"):
+        table.add_column(name, justify="right")
+    for row in periods:
+        table.add_row(
+            row["test_from"],
+            f"{row['frauds']:,}",
+            f"{row['unforeseeable'] / row['frauds']:.1%}",
+            f"{row['perfect_roc_auc']:.3f} ± {row['two_sd']:.3f}",
+            f"{row['roc_auc']:.3f}",
+            _area(row["on_unforeseeable"]),
+            _area(row["on_others"]),
+        )
+    return table
+
+
+def _area(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _make_folder(out: Path) -> None:
@@ -121,10 +148,16 @@ def _make_folder(out: Path) -> None:
 @click.option(
     "--monotone", is_flag=True, help="Hold scores to known directions, see docs/model.md."
 )
+@trees_option
 @click.option(
     "--baselines/--no-baselines", default=True, help="Also logistic regression and random forest."
 )
 @click.option("--ablation", is_flag=True, help="Also leave out each group of features in turn.")
+@click.option(
+    "--handbook-ceiling",
+    is_flag=True,
+    help="Also the best ROC AUC that is possible on data of the Handbook's generator.",
+)
 @click.option(
     "--bench-results",
     type=click.Path(path_type=Path, file_okay=False),
@@ -151,12 +184,15 @@ def evaluate(data: Path, out: Path, **options: Any) -> None:
 
         evaluation = evaluate_file(data, plan, on_progress=show)
         ablation = ablate(data, plan, on_progress=show) if options["ablation"] else None
-    write_evaluation(out, evaluation, ablation, times)
+    best = ceiling(data, plan, evaluation) if options["handbook_ceiling"] else None
+    write_evaluation(out, evaluation, Extras(ablation, times, best))
     console = Console()
     for table in _summary(evaluation.measures, out):
         console.print(table)
     if ablation:
         console.print(_ablation_table(ablation))
+    if best:
+        console.print(_ceiling_table(best))
     maturity = evaluation.measures["maturity"]
     console.print(
         f"Labels as of {maturity['labels_as_of']}: {maturity['immature_days']} days after "
@@ -181,6 +217,7 @@ def _plan(options: dict[str, Any]) -> EvaluationPlan:
         return None if moment is None else moment.date()
 
     path: Path | None = options["columns"]
+    trees = hyperparameters_from(options["settings"])
     return EvaluationPlan(
         columns=ColumnMap.load(path) if path else ColumnMap(),
         prequential=PrequentialPlan(
@@ -196,6 +233,6 @@ def _plan(options: dict[str, Any]) -> EvaluationPlan:
         baselines=options["baselines"],
         targets=PolicyTargets(options["alert_budget"]),
         costs=CostMatrix(options["review_cost"], options["friction_cost"]),
-        hyperparameters=replace(Hyperparameters(), monotone=options["monotone"]),
+        hyperparameters=replace(trees, monotone=trees.monotone or options["monotone"]),
         seed=options["seed"],
     )

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from train.alert_times import BACKLOG_S, AlertTimes
 from train.evaluate import TREES, Evaluation
 from train.period_measures import MEASURES
 
-__all__ = ["write_evaluation"]
+__all__ = ["Extras", "write_evaluation"]
 
 _FEATURES_SHOWN = 20
 _FLOOR = 1e-5
@@ -71,7 +71,7 @@ def _draw_importance(axes: Axes, evaluation: Evaluation) -> None:
     colours = ["tab:red" if entry["direction"] >= 0 else "tab:blue" for entry in shown]
     sizes = [entry["mean_absolute_contribution"] for entry in shown]
     axes.barh([entry["feature"] for entry in shown], sizes, color=colours)
-    axes.set(xlabel="mean |contribution| in log-odds; red rises with the value")
+    axes.set(xlabel="mean |contribution|, log-odds\nred: the score rises with the value")
 
 
 def _draw_periods(axes: Axes, evaluation: Evaluation) -> None:
@@ -95,29 +95,43 @@ _PLOTS: dict[str, Callable[[Axes, Evaluation], None]] = {
 
 
 def _picture(draw: Callable[[Axes, Evaluation], None], evaluation: Evaluation) -> str:
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure.add_subplot(), evaluation)
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=90)
+    figure.savefig(image, format="png", dpi=130)
     return base64.b64encode(image.getvalue()).decode()
 
 
-def write_evaluation(
-    out: Path,
-    evaluation: Evaluation,
-    ablation: dict[str, Any] | None = None,
-    times: AlertTimes | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Extras:
+    """Sections that not every report has; None: left out.
+
+    Attributes:
+        ablation: What the groups of features are worth, from `train.ablation`.
+        times: Time to the alert, from `train.alert_times`.
+        ceiling: The best area that is possible, by period, from `train.ceiling`.
+    """
+
+    ablation: dict[str, Any] | None = None
+    times: AlertTimes | None = None
+    ceiling: list[dict[str, Any]] | None = None
+
+
+def write_evaluation(out: Path, evaluation: Evaluation, extras: Extras | None = None) -> None:
     """Write evaluation.json and report.html.
 
     Args:
         out: Folder; must exist.
         evaluation: What was measured.
-        ablation: What the groups of features are worth, from `train.ablation`; None: not asked.
-        times: Time to the alert, from `train.alert_times`; None: no section about it.
+        extras: More sections; None: none.
     """
-    further = {"ablation": ablation, "alert_times": None if times is None else asdict(times)}
+    extras = extras or Extras()
+    further = {
+        "ablation": extras.ablation,
+        "alert_times": None if extras.times is None else asdict(extras.times),
+        "handbook_ceiling": extras.ceiling,
+    }
     content = evaluation.measures | {name: part for name, part in further.items() if part}
     text = json.dumps(content, indent=2, allow_nan=False)
     (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
@@ -131,8 +145,9 @@ def write_evaluation(
         trees=TREES,
         measures=MEASURES,
         plots={title: _picture(draw, evaluation) for title, draw in _PLOTS.items()},
-        ablation=ablation,
-        times=times,
+        ablation=extras.ablation,
+        times=extras.times,
+        ceiling=extras.ceiling,
         backlog_s=BACKLOG_S,
     )
     (out / "report.html").write_text(page, encoding="utf-8")

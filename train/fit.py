@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
+from flagger.errors import ConfigurationError
 from flagger.features import CATALOGUE, Feature
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "booster_parameters",
     "fit_booster",
     "gain_by_column",
+    "hyperparameters_from",
     "monotone_directions",
     "predict",
     "prepare",
@@ -48,8 +52,8 @@ class Hyperparameters:
         colsample_bytree: Share of the columns that each tree sees.
         reg_lambda: L2 penalty on leaf values.
         gamma: Least gain of a split.
-        monotone: Hold scores to `monotone_directions`. Off: it costs average precision (see
-            docs/model.md); a terminal's frauds of four weeks are many also when its fraud is over.
+        monotone: Hold scores to `monotone_directions`. Off: a terminal's frauds of four weeks are
+            many also when its fraud is over.
         max_trees: Most trees; serving time grows with them.
         patience_trees: Stop after so many trees without a better validation.
     """
@@ -64,6 +68,58 @@ class Hyperparameters:
     monotone: bool = False
     max_trees: int = 400
     patience_trees: int = 40
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_depth": (1, 16),
+    "learning_rate": (1e-4, 1.0),
+    "min_child_weight": (0.0, math.inf),
+    "subsample": (0.01, 1.0),
+    "colsample_bytree": (0.01, 1.0),
+    "reg_lambda": (0.0, math.inf),
+    "gamma": (0.0, math.inf),
+    "max_trees": (1, 10_000),
+    "patience_trees": (1, 10_000),
+}
+"""Values, ends included, that `hyperparameters_from` takes."""
+_WORDS = {"true": True, "false": False}
+
+
+def hyperparameters_from(settings: Iterable[str]) -> Hyperparameters:
+    """Return the defaults with some changed.
+
+    Args:
+        settings: Each `NAME=VALUE`, for example `max_depth=5`; the last one of a name counts.
+
+    Raises:
+        ConfigurationError: No such setting, or not a value of it.
+    """
+    defaults = asdict(Hyperparameters())
+    changed: dict[str, Any] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in defaults:
+            raise ConfigurationError(
+                f"{setting!r} sets nothing of the trees. Write NAME=VALUE with one of the names "
+                f"{', '.join(defaults)}."
+            )
+        if name == "monotone":
+            value: Any = _WORDS.get(text.lower())
+            wanted = "true or false"
+        else:
+            low, high = _RANGES[name]
+            kind = type(defaults[name])
+            wanted = f"{'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
+            try:
+                value = kind(text)
+            except ValueError:
+                value = None
+            if value is not None and not low <= value <= high:
+                value = None
+        if value is None or value == math.inf:
+            raise ConfigurationError(f"{name} is {wanted}, not {text!r}.")
+        changed[name] = value
+    return Hyperparameters(**(defaults | changed))
 
 
 @dataclass(frozen=True)

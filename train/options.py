@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-__all__ = ["columns_option", "data_option", "engine_options", "label_delay_option"]
+__all__ = [
+    "columns_option",
+    "data_option",
+    "engine_options",
+    "label_delay_option",
+    "trees_option",
+]
 
 data_option = click.option(
     "--data",
@@ -27,6 +33,13 @@ label_delay_option = click.option(
     default=7,
     show_default=True,
     help="Days until fraud is known.",
+)
+trees_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of the trees, such as max_depth=5; may be given several times.",
 )
 _ENGINE_OPTIONS = (
     click.option(

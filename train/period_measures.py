@@ -91,6 +91,8 @@ def _ranking(
     scores: Scores, test: WindowRows, chosen: npt.NDArray[np.bool_], suffix: str
 ) -> dict[str, float]:
     outcome = test.is_fraud[chosen]
+    if not len(outcome):
+        return {}
     found = {
         f"card_precision{suffix}": card_precision(
             scores[chosen],
@@ -115,7 +117,8 @@ def measure(
     """Return `MEASURES` of one model in one period; those without meaning are left out.
 
     Left out are probabilities of a model that has none (rules), and measures of remaining cards if
-    these have no fraud. Money: with the thresholds that were cheapest on the validation.
+    there are none, or none of their frauds. Money: with the thresholds that were cheapest on the
+    validation.
     """
     test, scores = period.test, period.test_scores[model]
     everything = np.ones(len(scores), dtype=np.bool_)

@@ -34,8 +34,7 @@ __all__ = ["CAREFUL", "SearchPeriod", "SearchResult", "search", "search_periods"
 CAREFUL = {"max_depth": 5, "min_child_weight": 5.0, "reg_lambda": 5.0}
 """The second trial: the defaults with smaller trees of heavier leaves.
 
-Better than the defaults where there are few weeks to learn from, and about as good elsewhere, with
-more trees; see docs/model.md.
+Meant for data with few weeks to learn from; docs/model.md compares the two.
 """
 _PERIODS = 3
 _RANDOM_TRIALS = 8

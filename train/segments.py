@@ -24,11 +24,15 @@ Scores = npt.NDArray[np.float32]
 Outcomes = npt.NDArray[np.bool_]
 
 
-def _bands(amounts: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+def _band_names() -> list[str]:
+    """Return the amount bands from the lowest to the highest."""
     names = [f"below {_AMOUNT_EDGES[0]:g}"]
     names += [f"{low:g} to {high:g}" for low, high in pairwise(_AMOUNT_EDGES)]
-    names.append(f"from {_AMOUNT_EDGES[-1]:g}")
-    found: npt.NDArray[Any] = np.array(names, dtype=object)[
+    return [*names, f"from {_AMOUNT_EDGES[-1]:g}"]
+
+
+def _bands(amounts: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    found: npt.NDArray[Any] = np.array(_band_names(), dtype=object)[
         np.searchsorted(_AMOUNT_EDGES, amounts, side="right")
     ]
     return found
@@ -63,7 +67,8 @@ def segment_tables(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return measures by channel, category, country, currency and amount band.
 
-    Fields with a single value are left out, and so are all but the 12 most frequent values.
+    Fields with a single value are left out, and so are all but the 12 most frequent values. Amount
+    bands rise; other values are in the order of their frequency.
 
     Args:
         table: Transactions in `SCHEMA`.
@@ -82,7 +87,9 @@ def segment_tables(
         counts = pd.Series(values).value_counts()
         if len(counts) < 2:
             continue
-        frequent = counts.index[:_MOST_SEGMENTS]
+        frequent = [*counts.index[:_MOST_SEGMENTS]]
+        if name == "amount":
+            frequent.sort(key=_band_names().index)
         found[name] = [
             _row(str(value), scores[m], is_fraud[m], flagged[m], amounts[m])
             for value in frequent

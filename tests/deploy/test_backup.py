@@ -36,23 +36,19 @@ SIZE = SimulationConfig(customers=150, terminals=80, days=40, start=date(2026, 1
 numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    home = tmp_path_factory.mktemp("valkey")
-    with LocalStack(home, services=frozenset({"valkey"})) as running:
-        yield running
-
-
 @pytest.fixture
 def empty(own_valkey: LocalStack, tmp_path: Path) -> Settings:
     """Settings with an empty Valkey database and no cases."""
-    url = own_valkey.addresses.valkey_url
-    client: Any = valkey.Valkey.from_url(url)
+    cases = SecretStr(f"sqlite:///{tmp_path / 'cases.sqlite'}")
+    settings = Settings(valkey_url=own_valkey.addresses.valkey_url, case_store_url=cases)
+    forget(settings)
+    return settings
+
+
+def forget(settings: Settings) -> None:
+    client: Any = valkey.Valkey.from_url(settings.valkey_url or "")
     client.flushdb()
     client.close()
-    return Settings(
-        valkey_url=url, case_store_url=SecretStr(f"sqlite:///{tmp_path / 'cases.sqlite'}")
-    )
 
 
 def fill(settings: Settings, customers: int = 5_000, terminals: int = 300) -> None:
@@ -86,12 +82,6 @@ def has_marks(settings: Settings) -> bool:
     marks = store.read_marks(settings.consumer_group)
     store.close()
     return sum(marks.values()) > 0
-
-
-def forget(settings: Settings) -> None:
-    client: Any = valkey.Valkey.from_url(settings.valkey_url or "")
-    client.flushdb()
-    client.close()
 
 
 def test_what_is_restored_is_what_was_there_byte_for_byte(empty: Settings, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import valkey
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,15 +131,14 @@ def test_the_page_quotes_the_command() -> None:
 
 
 @pytest.mark.stack
-def test_valkey_is_measured_on_an_empty_database_only(stack: LocalStack) -> None:
-    url = f"{stack.addresses.valkey_url.rsplit('/', 1)[0]}/14"
+def test_valkey_is_measured_on_an_empty_database_only(own_valkey: LocalStack) -> None:
+    url = own_valkey.addresses.valkey_url
+    client: Any = valkey.Valkey.from_url(url)
+    client.flushdb()
     found = measure_valkey(url)
     assert found.writes_per_s > 1_000
     assert CUSTOMER.itemsize < found.customer_bytes < 1.5 * CUSTOMER.itemsize
     assert TERMINAL.itemsize < found.terminal_bytes < 1.5 * TERMINAL.itemsize
-    import valkey
-
-    client: Any = valkey.Valkey.from_url(url)
     assert client.dbsize() == 0
     client.set("somebody", "else")
     try:

@@ -18,7 +18,8 @@ from deploy.local.stack import LocalStack
 from flagger.errors import ModelRefusedError
 from flagger.features import FEATURE_NAMES
 from flagger.models import ENTRIES, FIL_ENTRY, ONNX_ENTRY, live_version, load_version
-from flagger.triton import INPUT, OUTPUT, ModelName, Scorer
+from flagger.triton import ModelName, Scorer
+from flagger.triton_tensors import INPUT, OUTPUT
 from tests.deploy.conftest import Rows, random_rows
 
 pytestmark = pytest.mark.stack

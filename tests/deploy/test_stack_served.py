@@ -42,6 +42,9 @@ class Model:
         return self.client.infer(self.name, [tensor]).as_numpy(output)
 
 
+ServeTrees = Callable[[dict[str, int]], Model]
+
+
 @pytest.fixture(scope="module")
 def client(stack: LocalStack) -> Iterator[Any]:
     opened = triton.InferenceServerClient(stack.addresses.triton_url)
@@ -70,14 +73,20 @@ def name() -> str:
     return f"tiny_{uuid.uuid4().hex}"
 
 
-def test_fil_answers_as_xgboost_does(
+@pytest.fixture
+def serve_trees(
     stack: LocalStack,
     serve: Callable[[Path], Model],
     write_fil: WriteEntry,
     booster: Any,
     name: str,
-) -> None:
-    model = serve(write_fil(stack.model_repository, name, booster, {OUTPUT: 1}))
+) -> ServeTrees:
+    """Return a function that has FIL serve the tiny trees with these outputs."""
+    return lambda outputs: serve(write_fil(stack.model_repository, name, booster, outputs))
+
+
+def test_fil_answers_as_xgboost_does(serve_trees: ServeTrees, booster: Any) -> None:
+    model = serve_trees({OUTPUT: 1})
     rows = random_rows(500)
     rows[0] = np.nan
     answer = model.ask(rows)
@@ -85,15 +94,8 @@ def test_fil_answers_as_xgboost_does(
     np.testing.assert_allclose(answer, booster.inplace_predict(rows), atol=1e-7)
 
 
-def test_fil_explains_and_answers_two_columns(
-    stack: LocalStack,
-    serve: Callable[[Path], Model],
-    write_fil: WriteEntry,
-    booster: Any,
-    name: str,
-) -> None:
-    outputs = {OUTPUT: 2, SHAP: COLUMNS + 1}
-    model = serve(write_fil(stack.model_repository, name, booster, outputs))
+def test_fil_explains_and_answers_two_columns(serve_trees: ServeTrees, booster: Any) -> None:
+    model = serve_trees({OUTPUT: 2, SHAP: COLUMNS + 1})
     rows = random_rows(20)
     rows[3, 1] = np.inf
     scores, shap = model.ask(rows), model.ask(rows, SHAP)
@@ -106,13 +108,9 @@ def test_fil_explains_and_answers_two_columns(
 
 
 def test_requests_at_the_same_time_get_their_own_answers(
-    stack: LocalStack,
-    serve: Callable[[Path], Model],
-    write_fil: WriteEntry,
-    booster: Any,
-    name: str,
+    serve_trees: ServeTrees, booster: Any
 ) -> None:
-    model = serve(write_fil(stack.model_repository, name, booster, {OUTPUT: 1}))
+    model = serve_trees({OUTPUT: 1})
     parts = [random_rows(1 + n % 17, seed=n) for n in range(200)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(model.ask, parts))
@@ -134,13 +132,9 @@ def test_onnx_answers_in_the_graphs_own_shape(
 
 
 def test_rows_of_the_wrong_width_are_refused(
-    stack: LocalStack,
-    serve: Callable[[Path], Model],
-    write_fil: WriteEntry,
-    booster: Any,
-    name: str,
+    serve_trees: ServeTrees,
 ) -> None:
-    model = serve(write_fil(stack.model_repository, name, booster, {OUTPUT: 1}))
+    model = serve_trees({OUTPUT: 1})
     with pytest.raises(InferenceServerException, match="unexpected shape"):
         model.ask(random_rows(2, columns=COLUMNS - 1))
 

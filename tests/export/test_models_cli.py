@@ -17,7 +17,7 @@ from export.cli import export
 from export.models_cli import models
 from export.policy_cli import policy
 from export.publish import export_model
-from flagger.errors import ConfigurationError, FlaggerError
+from flagger.errors import ConfigurationError, FlaggerError, PublishError
 from flagger.models import live_version, load_version
 from flagger.pointer import read_audit
 
@@ -64,9 +64,60 @@ def test_a_damaged_version_is_listed_as_refused_with_exit_code_1(repository: Pat
 
 def test_show_has_what_an_auditor_asks(repository: Path) -> None:
     output = run(models, "show").output
-    for word in ("git revision", "train_from", "contract", "checksums", "test roc_auc", "publish"):
+    for word in (
+        "git revision",
+        "learned from",
+        "judged on",
+        "contract",
+        "checksums",
+        "test roc_auc",
+        "publish",
+    ):
         assert word in output
     assert run(models, "show", "1").output.startswith("version            1\n")
+
+
+def test_show_tells_only_of_changes_that_concern_the_version(repository: Path) -> None:
+    """A version's name may be a digit of another one's thresholds."""
+    run(policy, "set", "--review", "0.12", "--decline", "0.9", "--why", "two more analysts")
+    assert "two more analysts" in run(models, "show", "2").output
+    assert "two more analysts" not in run(models, "show", "1").output
+    run(policy, "set", "--version", "1", "--review", "0.2", "--why", "to be ready")
+    assert "to be ready" in run(models, "show", "1").output
+    assert "to be ready" not in run(models, "show", "2").output
+    run(models, "canary", "1", "--share", "0.1", "--why", "a tenth of them")
+    assert "a tenth of them" in run(models, "show", "1").output
+
+
+def test_a_repository_without_versions_says_so(repository: Path, tmp_path: Path) -> None:
+    result = run(models, "list", "--repository", str(tmp_path / "other"))
+    assert "has no model version; publish one with `flagger export`" in result.output
+
+
+def test_more_alerts_than_transactions_are_refused(repository: Path) -> None:
+    with pytest.raises(ConfigurationError, match="would flag every transaction"):
+        run(policy, "set", "--alerts-per-day", "100000000")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("policy.json", "{}"),
+        ("policy.json", "no"),
+        ("contract.json", "{}"),
+        ("metrics.json", "[]"),
+        ("metrics.json", "no"),
+    ],
+)
+def test_a_training_with_a_damaged_document_names_file_and_remedy(
+    repository: Path, small_training: Path, tmp_path: Path, file: str, text: str
+) -> None:
+    training = Path(shutil.copytree(small_training, tmp_path / "training"))
+    (training / file).write_text(text)
+    with pytest.raises(PublishError, match="Run `flagger train` again") as error:
+        run(export, str(training))
+    assert str(training / file) in str(error.value)
+    assert live_version(repository) == "2"
 
 
 def test_publish_and_roll_back_move_the_pointer(repository: Path) -> None:

@@ -253,7 +253,7 @@ def test_thresholds_out_of_order_are_refused(training_dir: Path, tmp_path: Path)
     (folder / "policy.json").write_text(
         '{"policy_version": "p", "review_threshold": 0.9, "decline_threshold": 0.1}'
     )
-    with pytest.raises(ConfigurationError, match="thresholds"):
+    with pytest.raises(PublishError, match="thresholds"):
         export_model(folder, tmp_path / "repository")
 
 

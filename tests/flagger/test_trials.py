@@ -21,6 +21,7 @@ from flagger.policy import Policy
 from flagger.recode import CategoryCodes
 from flagger.trials import (
     RETRY_INTERVAL_S,
+    Attempts,
     Trials,
     TrialsFollower,
     end_canary,
@@ -150,6 +151,29 @@ def test_followers_hear_of_each_change_once(repository: Path) -> None:
     assert found is not None
     assert found.canary is not None
     assert changed() is None
+
+
+def test_a_refusal_is_told_once_and_tried_again_later(caplog: pytest.LogCaptureFixture) -> None:
+    attempts = Attempts("compared")
+    seen = ("1", "2")
+
+    def told(reason: str) -> int:
+        before = attempts.is_refused
+        attempts.refuse("2", ConfigurationError(reason))
+        assert (before, attempts.is_refused) == (False, True)  # none is, once all are due
+        return caplog.text.count("Version 2 is not compared: ")
+
+    assert attempts.are_due(seen, 0.0)
+    assert not attempts.are_due(seen, 10 * RETRY_INTERVAL_S)  # it was good
+    assert told("gone") == 1
+    assert not attempts.are_due(seen, RETRY_INTERVAL_S / 2)
+    assert attempts.are_due(seen, RETRY_INTERVAL_S)
+    assert told("gone") == 1
+    assert attempts.are_due(("1", None), RETRY_INTERVAL_S)  # a change does not wait
+    assert attempts.are_due(seen, RETRY_INTERVAL_S)
+    assert told("gone") == 2  # it was off in between
+    assert attempts.are_due(seen, 2 * RETRY_INTERVAL_S)
+    assert told("damaged") == 3
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])

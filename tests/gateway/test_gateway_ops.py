@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
@@ -99,6 +100,25 @@ async def test_unknown_paths_and_methods_are_problems_too(gateway: Any) -> None:
     response = await gateway.client.get("/v1/score")
     assert response.status_code == 405
     assert response.json()["title"] == "Method not allowed"
+    assert response.headers["allow"] == "POST"
+    for path in ("/v1/score/", "/v1/decisions", "/metrics/"):  # not sent elsewhere
+        assert (await gateway.client.get(path)).status_code == 404
+
+
+async def test_a_probe_that_breaks_tells_no_internals(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_timeout_s: float) -> None:
+        raise ValueError("c-planted-4111111111111111")
+
+    monkeypatch.setattr(gateway.log, "check", broken)
+    transport = httpx.ASGITransport(app=gateway.app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        response = await client.get("/readyz")
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
+    assert "planted" not in response.text
 
 
 async def test_readiness_names_what_is_missing(gateway: Any, start_gateway: Any) -> None:
@@ -111,6 +131,7 @@ async def test_readiness_names_what_is_missing(gateway: Any, start_gateway: Any)
     response = await gateway.client.get("/readyz")
     assert response.status_code == 503
     assert set(response.json()["missing"]) == {"kafka", "model"}
+    assert int(response.headers["retry-after"]) >= 1
     assert "fraud_onnx version 1" in response.json()["missing"]["model"]
     gateway.scorer.live = False
     assert set((await gateway.client.get("/readyz")).json()["missing"]) == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Callable
 from typing import Any
 
@@ -163,6 +164,11 @@ async def test_too_large_and_wrong_media_type(gateway: Any, body: Body) -> None:
     response = await gateway.client.post("/v1/score", data={"transaction_id": "t-1"})
     assert response.status_code == 415
     assert response.json()["status"] == 415
+    headers |= {"content-encoding": "gzip"}
+    content = gzip.compress(msgspec.json.encode(body()))
+    response = await gateway.client.post("/v1/score", content=content, headers=headers)
+    assert response.status_code == 415
+    assert "Content-Encoding" in response.json()["detail"]
 
 
 async def test_repeat_gets_the_first_answer_and_is_not_written_twice(

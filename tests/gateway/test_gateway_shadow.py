@@ -74,7 +74,9 @@ class Running:
 
     async def wait_until_asked(self, version: str) -> None:
         await self.wait_for(
-            lambda: (on := self.shadow._on) is not None and on.serving.model.version == version
+            lambda: (
+                (on := self.shadow._trial.on) is not None and on.serving.model.version == version
+            )
         )
 
 
@@ -261,7 +263,7 @@ async def test_rows_beyond_the_rate_and_those_of_the_canary_are_not_compared(
     async with start(shadow_rows_per_s=1) as running:
         await running.wait_until_asked(candidate)
         canary = running.app.state.door.service._canary
-        await running.wait_for(lambda: canary._on is not None)
+        await running.wait_for(lambda: canary._trial.on is not None)
         answers = await running.score_all(40)
         theirs = sum(answer["model_version"] == candidate for answer in answers)
         assert 0 < theirs < 40

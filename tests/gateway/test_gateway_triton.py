@@ -30,7 +30,8 @@ from flagger.errors import (
 from flagger.features import FEATURE_NAMES
 from flagger.models import EXPLAIN_ENTRY, FIL_ENTRY, ONNX_ENTRY, version_folder
 from flagger.tracing import TRACEPARENT
-from flagger.triton import CONTRIBUTIONS, GATEWAY_PRIORITY, OUTPUT, ModelName, Scorer
+from flagger.triton import GATEWAY_PRIORITY, ModelName, Scorer
+from flagger.triton_tensors import CONTRIBUTIONS, OUTPUT
 from gateway.backends import GatewayScorer
 from gateway.micro_batch import MicroBatcher
 

@@ -1,245 +1,65 @@
-"""Every panel and rule on a real Prometheus that scrapes running services and Triton."""
+"""Panels, rules and alerts on a real Prometheus and Alertmanager, which watch running services.
+
+Each panel's query returns data, and each selector of each rule finds series: what promtool's tests
+prove about numbers then holds for the names and labels that services really have. Where something
+is wrong, the alert fires and arrives.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
 import pytest
 import yaml
-from confluent_kafka import Producer
 
-from deploy.local.server import Server, free_ports
-from deploy.local.stack import LocalStack
 from flagger import __version__
-from flagger.kafka import producer_config
-from grafana.binaries import find_binary
 from grafana.generate import boards_as_objects
-from loadtest.alert_sinks import WebhookSink
-from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
-from streamer.topics import ensure_topics
+from loadtest.monitoring_world import FIRING, MonitoringWorld
+from loadtest.promql import selectors
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 
-DEADLINE_S = 45.0
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
-ALERT_RULES = """
-[receiver.webhook]
-url_env = "WEBHOOK"
-[[rule]]
-name = "all"
-receivers = ["webhook"]
-digest_every_s = 1
-"""
-RULEBOOK = """
-version = "1"
-[[rule]]
-name = "large"
-decision = "review"
-reason = "9,000 or more"
-when = [{ feature = "amount", at_least = 9000 }]
-"""
-"""Whether the model flags a large payment depends on the hour; there must be flags."""
+RULES = Path(__file__).parents[2] / "grafana" / "prometheus" / "rules"
 BOARDS = boards_as_objects()
 METRIC = re.compile(r"\b(?:flagger_|nv_|process_)\w+")
 """Names as the services export them; names with colons are recording rules."""
+ROUTES = {"page": "pager", "ticket": "tickets", "none": "dead-mans-switch"}
+INHIBITED = {"FlaggerSloBurnMedium", "FlaggerSloBurnSlow"}
+"""By FlaggerSloBurnFast, which fires for the same objective."""
 
 
-@dataclass
-class Monitoring:
-    """A Prometheus at work, and the alerts that it has sent to its Alertmanager."""
-
-    url: str
-    sent: list[dict[str, Any]]
-    jobs: set[str]
-
-    def ask(self, path: str, **parameters: str) -> Any:
-        response = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, trust_env=False)
-        body = response.json()
-        assert body["status"] == "success", (parameters, body)
-        return body["data"]
-
-    def query(self, expr: str) -> list[Any]:
-        found: list[Any] = self.ask("query", query=expr)["result"]
-        return found
+def rules(key: str) -> list[dict[str, Any]]:
+    """Return the rules of a kind, `alert` or `record`."""
+    groups = [g for f in RULES.glob("*.yml") for g in yaml.safe_load(f.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if key in rule]
 
 
-class Payments:
-    """Sends payments over Kafka and the gateway until it is told to stop; one of each is bad."""
-
-    def __init__(self, producer: Producer, topic: str, gateway: str) -> None:
-        self._producer, self._topic, self._gateway = producer, topic, gateway
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Payments:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        number = 0
-        with httpx.Client(trust_env=False) as client:
-            client.post(f"{self._gateway}/v1/score", json={"amount": -1})
-            while not self._stop.wait(0.05):
-                number += 1
-                payment = {
-                    "transaction_id": f"monitoring-{number}",
-                    "event_time": time.time_ns() // 1_000_000,
-                    "customer_id": f"customer-{number % 20}",
-                    "terminal_id": f"terminal-{number % 5}",
-                    "amount": 10_000.0 if number % 10 == 0 else 12.5,
-                }
-                if number % 5 == 0:
-                    client.post(f"{self._gateway}/v1/score", json=payment)
-                    continue
-                # A message that nobody can read, twice a second: rate() misses a counter's first.
-                value = b"no json" if number % 10 == 1 else json.dumps(payment).encode()
-                self._producer.produce(self._topic, value, key=payment["customer_id"])
-                self._producer.poll(0)
-        self._producer.flush(10)
+ALERTS = {rule["alert"]: rule for rule in rules("alert")}
+EXPRESSIONS = [
+    pytest.param(rule["expr"], id=rule[kind])
+    for kind in ("alert", "record")
+    for rule in rules(kind)
+]
 
 
-@pytest.fixture(scope="module")
-def sink() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Return (host:port, received alerts) of what takes alerts as Alertmanager's API v2 does.
-
-    Not Alertmanager itself: Debian's looks for its templates at a fixed place of the system.
-    """
-    received: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            assert self.path == "/api/v2/alerts"
-            received.extend(json.loads(body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{http.server_address[1]}", received
-        http.shutdown()
-        thread.join()
-
-
-def start_prometheus(
-    folder: Path, files: Path, targets: dict[str, str], alertmanager: str
-) -> tuple[str, Server]:
-    """Start Prometheus on the shipped files with the addresses of this run; return its URL, too."""
-    (port,) = free_ports(1)
-    config = yaml.safe_load((files / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(files / "rules" / "*.yml")]
-    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
-    assert {job["job_name"] for job in config["scrape_configs"]} == set(targets)
-    for job in config["scrape_configs"]:
-        job["static_configs"][0]["targets"] = [targets[job["job_name"]]]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    prometheus = Server(
-        "Prometheus",
-        [
-            str(find_binary("prometheus")),
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--log.level=warn",
-            # An alert that fires before the Alertmanager is known is sent again after this.
-            "--rules.alert.resend-delay=1s",
-        ],
-        folder / "prometheus.log",
-    )
-    return f"http://127.0.0.1:{port}", prometheus
-
-
-@pytest.fixture(scope="module")
-def monitoring(
-    stack: LocalStack,
-    prometheus_files: Path,
-    sink: tuple[str, list[dict[str, Any]]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Monitoring]:
-    folder = tmp_path_factory.mktemp("monitoring")
-    stream_port, gateway_port, alerts_port, desk_port, labels_port = free_ports(5)
-    base = stack.settings()
-    names = {f"{topic}_topic": f"{topic}-monitoring" for topic in TOPICS}
-    names |= {"consumer_group": "monitoring", "gateway_auth": "off"}
-    names["valkey_url"] = f"{(base.valkey_url or '').rsplit('/', 1)[0]}/15"
-    settings = base.model_copy(update=names)
-    ensure_topics(settings)
-    environment = environment_of(settings, {f"FLAGGER_{n.upper()}": v for n, v in names.items()})
-    webhook = WebhookSink()
-    environment |= {"WEBHOOK": webhook.url, "FLAGGER_ALERTS_GROUP": "monitoring-alerts"}
-    environment["FLAGGER_CASE_STORE_URL"] = f"sqlite:///{folder / 'cases.db'}"
-    environment["FLAGGER_RULEBOOK"] = str(folder / "rulebook.toml")
-    (folder / "alerts.toml").write_text(ALERT_RULES)
-    (folder / "rulebook.toml").write_text(RULEBOOK)
-    targets = {
-        "flagger-streamer": f"127.0.0.1:{stream_port}",
-        "flagger-gateway": f"127.0.0.1:{gateway_port}",
-        "flagger-alerts": f"127.0.0.1:{alerts_port}",
-        "flagger-desk": f"127.0.0.1:{desk_port}",
-        "flagger-labels": f"127.0.0.1:{labels_port}",
-        "triton": urlsplit(stack.addresses.triton_metrics_url).netloc,
+def firing(monitoring: MonitoringWorld) -> dict[str, str]:
+    """Return the alerts that fire now, with their severities."""
+    return {
+        alert["labels"]["alertname"]: alert["labels"]["severity"]
+        for alert in monitoring.ask("alerts")["alerts"]
+        if alert["state"] == "firing"
     }
-    streamer = FlaggerProcess(
-        ["stream", "--metrics-port", str(stream_port)], environment, folder / "streamer.log"
-    )
-    gateway = FlaggerProcess(
-        ["gateway", "--port", str(gateway_port)], environment, folder / "gateway.log"
-    )
-    command = ["alerts", "run", "--file", str(folder / "alerts.toml")]
-    alerts = FlaggerProcess(
-        [*command, "--metrics-port", str(alerts_port)], environment, folder / "alerts.log"
-    )
-    desk = FlaggerProcess(
-        ["desk", "consume", "--metrics-port", str(desk_port)], environment, folder / "desk.log"
-    )
-    labels = FlaggerProcess(
-        ["drift", "watch", "--metrics-port", str(labels_port)], environment, folder / "labels.log"
-    )
-    server: Server | None = None
-    try:
-        gateway_url = f"http://127.0.0.1:{gateway_port}"
-        wait_for_url(f"http://127.0.0.1:{stream_port}/readyz", streamer)
-        wait_for_url(f"{gateway_url}/readyz", gateway)
-        wait_for_url(f"http://127.0.0.1:{alerts_port}/readyz", alerts)
-        wait_for_url(f"http://127.0.0.1:{desk_port}/readyz", desk)
-        wait_for_url(f"http://127.0.0.1:{labels_port}/readyz", labels)
-        url, server = start_prometheus(folder, prometheus_files, targets, sink[0])
-        producer = Producer(producer_config(settings))
-        with Payments(producer, settings.transactions_topic, gateway_url):
-            server.wait_until(lambda: answers(f"{url}/-/ready"), 30)
-            yield Monitoring(url, sink[1], set(targets))
-    finally:
-        if server is not None:
-            server.stop()
-        for process in (streamer, gateway, alerts, desk, labels):
-            process.kill()
-        webhook.close()
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
+def told(monitoring: MonitoringWorld) -> Iterator[tuple[str, str]]:
+    """Yield (receiver, alert) of everything that Alertmanager has sent."""
+    for sent in monitoring.notifications:
+        yield from ((sent.receiver, name) for name in sent.names)
 
 
 def concrete(expr: str) -> str:
@@ -248,14 +68,7 @@ def concrete(expr: str) -> str:
     return re.sub(r"\$(?:instance|decision)\b", ".*", expr)
 
 
-def wait_until_empty(left: Any, what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while missing := left():
-        assert time.monotonic() < deadline_s, f"{what}: {missing}"
-        time.sleep(0.5)
-
-
-def test_every_panel_returns_data(monitoring: Monitoring) -> None:
+def test_every_panel_returns_data(monitoring: MonitoringWorld) -> None:
     queries = {
         f"{name}: {panel['title']}: {target['expr']}": concrete(target["expr"])
         for name, board in BOARDS.items()
@@ -271,11 +84,11 @@ def test_every_panel_returns_data(monitoring: Monitoring) -> None:
             del queries[label]
         return list(queries)
 
-    wait_until_empty(without_data, "panels without data")
+    monitoring.wait_until_empty(without_data, "panels without data")
 
 
 def test_every_name_and_label_in_a_query_exists(
-    monitoring: Monitoring, prometheus_files: Path
+    monitoring: MonitoringWorld, prometheus_files: Path
 ) -> None:
     """`or vector(0)` gives data to a misspelt name, too: names are looked up one by one."""
     text = json.dumps(BOARDS)
@@ -289,12 +102,12 @@ def test_every_name_and_label_in_a_query_exists(
         name for name in names if name not in series and name.removesuffix("_total") not in known
     } == set()
     recorded = set(re.findall(r"\bflagger:\w+:\w+", text))
-    wait_until_empty(
+    monitoring.wait_until_empty(
         lambda: recorded - set(monitoring.ask("label/__name__/values")), "rules without data"
     )
 
 
-def test_both_doors_count_the_scores_of_what_they_decide(monitoring: Monitoring) -> None:
+def test_both_doors_count_the_scores_of_what_they_decide(monitoring: MonitoringWorld) -> None:
     """Each score of 0 to 1 is in a bucket; what the gateway's model decided is counted there."""
 
     def wrong() -> list[str]:
@@ -315,11 +128,11 @@ def test_both_doors_count_the_scores_of_what_they_decide(monitoring: Monitoring)
         )
         return found if same else [*found, "as many scores as decisions"]
 
-    wait_until_empty(wrong, "scores")
+    monitoring.wait_until_empty(wrong, "scores")
 
 
 def test_annotations_and_variables_are_queries_that_prometheus_takes(
-    monitoring: Monitoring,
+    monitoring: MonitoringWorld,
 ) -> None:
     for board in BOARDS.values():
         for annotation in board["annotations"]["list"]:
@@ -331,7 +144,7 @@ def test_annotations_and_variables_are_queries_that_prometheus_takes(
                 assert monitoring.query(f"count by ({found[2]}) ({found[1]})")
 
 
-def test_the_version_that_a_door_begins_with_is_marked(monitoring: Monitoring) -> None:
+def test_the_version_that_a_door_begins_with_is_marked(monitoring: MonitoringWorld) -> None:
     """Both doors have just begun: each must give a mark of the last minutes."""
     (query,) = {
         annotation["expr"]
@@ -347,7 +160,7 @@ def test_the_version_that_a_door_begins_with_is_marked(monitoring: Monitoring) -
     assert all(mark["metric"]["version"] for mark in marks)
 
 
-def test_the_build_that_a_service_begins_with_is_marked(monitoring: Monitoring) -> None:
+def test_the_build_that_a_service_begins_with_is_marked(monitoring: MonitoringWorld) -> None:
     """All have just begun, and Prometheus has never seen them before."""
     (query,) = {
         annotation["expr"]
@@ -365,25 +178,101 @@ def test_the_build_that_a_service_begins_with_is_marked(monitoring: Monitoring) 
         assert {mark["metric"]["version"] for mark in marks} <= {__version__}
         return services - {mark["metric"]["job"] for mark in marks}
 
-    wait_until_empty(unmarked, "services without a mark")
+    monitoring.wait_until_empty(unmarked, "services without a mark")
 
 
-def test_rules_are_evaluated_without_errors(monitoring: Monitoring) -> None:
-    groups = monitoring.ask("rules")["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) > 30
-    assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
-
-
-def test_alerts_fire_and_are_sent_with_their_words(monitoring: Monitoring) -> None:
-    expected = {"FlaggerWatchdog", "FlaggerDeadLetters"}
-    wait_until_empty(
-        lambda: expected - {alert["labels"]["alertname"] for alert in monitoring.sent},
-        "alerts that were not sent",
+def test_rules_are_evaluated_without_errors(monitoring: MonitoringWorld) -> None:
+    found = [rule for group in monitoring.ask("rules")["groups"] for rule in group["rules"]]
+    assert len(found) > 50
+    monitoring.wait_until_empty(
+        lambda: [
+            rule["name"]
+            for group in monitoring.ask("rules")["groups"]
+            for rule in group["rules"]
+            if rule["health"] != "ok"
+        ],
+        "rules that are not well",
     )
-    (words, *_) = (
-        alert["annotations"]["description"]
-        for alert in monitoring.sent
-        if alert["labels"]["alertname"] == "FlaggerDeadLetters"
+
+
+def test_what_is_wrong_fires(monitoring: MonitoringWorld) -> None:
+    assert FIRING.keys() <= ALERTS.keys()
+    monitoring.wait_until_empty(lambda: FIRING.keys() - firing(monitoring), "alerts do not fire")
+
+
+@pytest.mark.parametrize("expr", EXPRESSIONS)
+def test_every_selector_finds_series(monitoring: MonitoringWorld, expr: str) -> None:
+    wanted = selectors(expr)
+    assert wanted or expr.startswith("vector(")
+    monitoring.wait_until_empty(
+        lambda: [selector for selector in wanted if not monitoring.query(selector)],
+        "selectors without series",
     )
-    assert re.match(r"About [\d.]+ messages of the last ten minutes", words)
+
+
+@pytest.mark.parametrize(
+    ("expr", "unknown"),
+    [
+        ("sum(flager_streamer_lag_messages) > 0", "flager_streamer_lag_messages"),
+        ("sum(rate(nw_inference_count[5m])) > 0", "nw_inference_count"),
+    ],
+)
+def test_a_name_that_is_no_metric_is_found(expr: str, unknown: str) -> None:
+    with pytest.raises(ValueError, match=unknown):
+        selectors(expr)
+
+
+def test_a_misspelt_metric_or_label_has_no_series(monitoring: MonitoringWorld) -> None:
+    right = "flagger_streamer_decided_total"
+    monitoring.wait_until_empty(lambda: not monitoring.query(right), "no decisions")
+    for wrong in (f"{right}s", f'{right}{{decison=~".+"}}', f'{right}{{decision="aprove"}}'):
+        (selector,) = selectors(f"sum(rate({wrong}[5m])) > 0")
+        assert selector == wrong
+        assert monitoring.query(selector) == []
+
+
+def test_each_severity_goes_its_way(monitoring: MonitoringWorld) -> None:
+    expected = {(ROUTES[ALERTS[n]["labels"]["severity"]], n) for n in FIRING.keys() - INHIBITED}
+    monitoring.wait_until_empty(lambda: expected - set(told(monitoring)), "nobody was told")
+    for receiver, name in told(monitoring):
+        assert receiver == ROUTES[ALERTS[name]["labels"]["severity"]]
+
+
+def test_who_pages_for_a_fast_burn_says_nothing_of_the_slow_ones(
+    monitoring: MonitoringWorld,
+) -> None:
+    fast = ("pager", "FlaggerSloBurnFast")
+    monitoring.wait_until_empty(lambda: {fast} - set(told(monitoring)), "nobody was told")
+    assert firing(monitoring).keys() >= INHIBITED
+    of_stream = {
+        alert["labels"]["alertname"]
+        for sent in monitoring.notifications
+        for alert in sent.body["alerts"]
+        if alert["labels"].get("slo") == "stream"
+    }
+    assert of_stream == {"FlaggerSloBurnFast"}
+
+
+def test_two_doors_with_one_trouble_are_one_message(monitoring: MonitoringWorld) -> None:
+    name = "FlaggerRulebookRefused"
+    monitoring.wait_until_empty(
+        lambda: {("tickets", name)} - set(told(monitoring)), "nobody was told"
+    )
+    (first, *_) = (sent for sent in monitoring.notifications if name in sent.names)
+    assert first.body["groupLabels"] == {"alertname": name}
+    assert len({alert["labels"]["instance"] for alert in first.body["alerts"]}) == 2
+
+
+def test_a_message_has_its_words_filled_in(monitoring: MonitoringWorld) -> None:
+    name = "FlaggerDeadLetters"
+    monitoring.wait_until_empty(
+        lambda: {("tickets", name)} - set(told(monitoring)), "nobody was told"
+    )
+    (alert, *_) = (
+        alert
+        for sent in monitoring.notifications
+        for alert in sent.body["alerts"]
+        if alert["labels"]["alertname"] == name
+    )
+    assert re.match(r"About [\d.]+ messages of the last", alert["annotations"]["description"])
+    assert alert["annotations"]["runbook_url"] == f"docs/monitoring.md#{name.lower()}"

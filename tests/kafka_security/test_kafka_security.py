@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,6 @@ SIZE = SimulationConfig(customers=100, terminals=60, days=30, start=date(2026, 1
 SOON_S = 12.0
 """Wrong settings are known by then; seconds on an idle machine, more while all tests run."""
 RIGHTLESS = "no-rights"
-
-
-@pytest.fixture(scope="module")
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    home = tmp_path_factory.mktemp("valkey")
-    with LocalStack(home, services=frozenset({"valkey"})) as running:
-        yield running
 
 
 @pytest.mark.timeout(150)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,9 +38,11 @@ class FakeGateway(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked = 0
     forgets = False
+    delay_s = 0.0
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(self.delay_s)
         FakeGateway.asked += 1
         decision = {
             "transaction_id": msgspec.json.decode(content)["transaction_id"],
@@ -110,6 +113,18 @@ def test_locust_asks_at_the_rate_and_the_result_is_written(fake_url: str, tmp_pa
     assert written["figures"]["model p50"]["median"] == 0.2
     assert (result.exit_code == 0) == (written["settings"]["verdicts"] == ["PASS"])
     assert result.exit_code == (0 if "PASS" in result.output else 1)
+
+
+def test_an_injected_delay_fails_the_run(
+    fake_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeGateway, "delay_s", 0.15)
+    arguments = [*SHORT, "--out", str(tmp_path), "--url", fake_url]
+    result = CliRunner().invoke(loadtest, arguments)
+    assert result.exit_code == 1
+    written = json.loads((tmp_path / "gateway-open-loop.json").read_text())
+    assert written["settings"]["verdicts"] == ["FAIL"]
+    assert "the limit is 100 ms" in result.output
 
 
 def test_an_unreachable_gateway_fails_the_run(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -20,13 +19,6 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
 
 SIZE = SimulationConfig(customers=60, terminals=40, days=25, start=date(2026, 1, 1), seed=5)
 numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    home = tmp_path_factory.mktemp("valkey")
-    with LocalStack(home, services=frozenset({"valkey"})) as running:
-        yield running
 
 
 def test_the_format_changes_no_decision(

@@ -1,4 +1,7 @@
-"""A case store on SQLite and on a real PostgreSQL, and flags to put into it."""
+"""A case store on SQLite and a real PostgreSQL, flags for it, and the desk in a real browser.
+
+Chromium is the system's own (Debian: chromium); Playwright drives it and downloads none.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,27 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import Engine, text
 
 from deploy.local.server import free_ports
+from deploy.local.stack import LocalStack
 from flagger.alert import Alert
+from flagger.policies import set_policy
+from loadtest.desk_world import DeskWorld
+from loadtest.own_models import copy_repository
 from review.database import migrate, open_engine
 from review.store import Flag
 
 NOW_MS = 1_790_000_000_000
 
 MakeFlag = Callable[..., Flag]
+LogIn = Callable[..., Page]
+_DESK_DATABASE = 11
 
 
 def find_postgres() -> Path | None:
@@ -171,3 +182,49 @@ def flag() -> MakeFlag:
         return Flag(alert, NOW_MS - age_ms)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def desk(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeskWorld]:
+    """Streamer, desk consumer and pages as processes; nearly every payment is flagged."""
+    folder = tmp_path_factory.mktemp("desk")
+    repository = copy_repository(stack.model_repository, folder / "model_repository")
+    set_policy(repository, review=1e-7, decline=0.999_999)
+    base = stack.settings().model_copy(update={"model_repository": repository})
+    with DeskWorld(base, f"browser-{uuid.uuid4().hex[:8]}", _DESK_DATABASE, folder) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium without a window."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.fail("No Chromium on PATH (Debian: chromium)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def log_in(desk: DeskWorld, browser: Browser) -> Iterator[LogIn]:
+    """Return what logs a user in, each in a browser context of its own, and gives the queue."""
+    contexts = []
+
+    def enter(name: str, *, width: int = 1280, scheme: Literal["light", "dark"] = "light") -> Page:
+        size = {"width": width, "height": width * 5 // 8}
+        context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.goto(desk.url)
+        page.fill("input[name=name]", name)
+        page.fill("input[name=password]", desk.password)
+        page.click("button")
+        expect(page.get_by_text("since the newest flag")).to_be_visible(timeout=15_000)
+        return page
+
+    yield enter
+    for context in contexts:
+        context.close()

@@ -25,8 +25,9 @@ from flagger.settings import ENV_PREFIX, Settings
 from flagger.wire.messages import Label, parse_label
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.topic_reader import read_topic
-from review.consumer import DeskConsumer, consumer_config, group_of, stay_in_group
+from review.consumer import DeskConsumer, group_of
 from review.database import open_engine, require_layout
+from review.intake import consumer_config, stay_in_group
 from review.life import Analyst, CaseLife
 from review.metrics import DeskMetrics
 from review.queries import CaseQueries, Filter
@@ -42,11 +43,11 @@ MakeFlag = Callable[..., Flag]
 # Ends like `kill -9` at the very moment when the flags are on disk and their offsets are not.
 DIES_BEFORE_COMMIT = """
 import os, signal
-import review.consumer
-class Dying(review.consumer.Consumer):
+import review.intake
+class Dying(review.intake.Consumer):
     def commit(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
-review.consumer.Consumer = Dying
+review.intake.Consumer = Dying
 from flagger.cli import main
 main()
 """

@@ -16,7 +16,7 @@ from flagger.feature_sample import SAMPLE_FILE, read_sample
 from flagger.features import FEATURE_NAMES
 from flagger.models import ModelVersion, live_version, load_version, version_folder
 from flagger.settings import Settings
-from streamer.drift_watch import DriftWatch, RowBudget, evenly
+from streamer.drift_watch import DriftWatch, evenly
 from streamer.metrics import StreamerMetrics
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -149,14 +149,7 @@ def test_it_can_be_turned_off(model: ModelVersion, sample: npt.NDArray[np.float3
     assert world.server.asked == []
 
 
-def test_pace_and_places() -> None:
-    clock = Clock()
-    pace = RowBudget(100, clock)
-    assert pace.take(5) == 0
-    clock.s = 0.5
-    assert [pace.take(30), pace.take(30), pace.take(30)] == [30, 20, 0]
-    clock.s = 1_000
-    assert pace.take(1_000) == 100
+def test_places_are_spread_evenly() -> None:
     assert evenly(10, 3).tolist() == [0, 3, 6]
     assert evenly(10, 0).tolist() == []
     assert evenly(4, 4).tolist() == [0, 1, 2, 3]

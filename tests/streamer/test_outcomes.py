@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
 from flagger.features.hashing import key_of
 from flagger.wire.messages import Decision
@@ -139,6 +141,71 @@ def test_a_bad_label_becomes_a_dead_letter(stream_world: StreamWorld) -> None:
     (letter,) = read_dead_letters(stream_world.settings)
     assert letter.value == b'{"is_fraud": 1}'
     assert letter.headers["source_topic"] == stream_world.settings.labels_topic
+
+
+def test_a_label_may_come_before_its_transaction(stream_world: StreamWorld) -> None:
+    """It counts once the stream has come to its transaction's time, as in a replay."""
+    label = {
+        "transaction_id": "t1",
+        "is_fraud": True,
+        "source": "api",
+        "labelled_at": START_MS,
+        "terminal_id": "m1",
+        "event_time": START_MS + 1_000,
+    }
+    stream_world.send([json.dumps(label).encode()], topic=stream_world.settings.labels_topic)
+    stream_world.send([message(0)])
+    stream_world.run_until(lambda _: len(stream_world.decided()) == 1)
+    with stream_world.store() as store:
+        assert store.read_all("terminal")["frauds"].sum() == 0
+    month_later_ms = START_MS + 30 * 86_400_000
+    after = [message(i, event_time=month_later_ms + i * 1_000, terminal_id="m1") for i in (2, 3)]
+    stream_world.send([message(1), *after])
+    stream_world.run_until(lambda _: len(stream_world.decided()) == 4)
+    with stream_world.store() as store:
+        assert store.read_all("terminal")["frauds"].sum() == 1
+    assert stream_world.check().decisions.failures == []
+
+
+def test_a_planted_card_number_is_in_no_log_metric_or_reason(
+    stream_world: StreamWorld, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    planted = "4111111111111111"
+    ids = {f"{name}_id": f"{name}-{planted}" for name in ("transaction", "customer", "terminal")}
+    bad = [
+        message(0, **ids, amount=-1),
+        message(0, **ids, amount=planted),
+        message(0, **ids, amount=int(planted)),
+        message(0, **ids, event_time=planted),
+        message(0, **ids, event_time=int(planted)),
+        message(0, **ids, currency=planted * 9),
+        message(0, **ids | {"customer_id": planted * 20}),
+        json.dumps({"customer_id": planted}).encode(),
+        b'{"customer_id": "%b' % planted.encode(),
+        planted.encode(),
+    ]
+    label = json.dumps({"transaction_id": planted, "is_fraud": planted}).encode()
+    stream_world.send([label, planted.encode()], topic=stream_world.settings.labels_topic)
+    stream_world.send([*bad, message(1, **ids), message(2)])
+    dead_letters = stream_world.settings.dead_letter_topic
+    n = len(bad) + 2
+    metrics = stream_world.run_until(
+        lambda _: (
+            len(read_topic(stream_world.settings, dead_letters)) == n
+            and len(stream_world.decided()) == 2
+        )
+    )
+    letters = list(read_dead_letters(stream_world.settings))
+    assert sum(planted.encode() in letter.value for letter in letters) == n
+    said = [text for letter in letters for text in letter.headers.values()]
+    for text in (
+        *said,
+        caplog.text,
+        *capfd.readouterr(),
+        generate_latest(metrics.registry).decode(),
+    ):
+        assert planted not in text
 
 
 def test_a_dead_letter_can_be_sent_again_once_its_cause_is_gone(stream_world: StreamWorld) -> None:

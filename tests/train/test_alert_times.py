@@ -12,7 +12,7 @@ from flagger.errors import DataError
 from loadtest.bench_result import BenchResult
 from train.alert_times import read_alert_times
 from train.evaluate import TREES, Evaluation
-from train.evaluate_report import write_evaluation
+from train.evaluate_report import Extras, write_evaluation
 
 RESULTS = Path(__file__).parents[2] / "loadtest" / "results"
 
@@ -89,8 +89,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     }
 
     def written(results: Path) -> tuple[str, dict[str, Any]]:
-        evaluation = Evaluation(measures, [], {})  # type: ignore[arg-type]
-        write_evaluation(tmp_path, evaluation, times=read_alert_times(results))
+        evaluation = Evaluation(measures, [], {}, [])  # type: ignore[arg-type]
+        write_evaluation(tmp_path, evaluation, Extras(times=read_alert_times(results)))
         text = (tmp_path / "report.html").read_text(encoding="utf-8")
         return text, json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
 

@@ -75,6 +75,7 @@ def test_segments_add_up_to_the_judged_transactions(evaluation: Evaluation) -> N
     segments = evaluation.measures["segments"]
     assert {"amount", "channel", "country"} <= set(segments)
     bands = segments["amount"]
+    assert [row["segment"] for row in bands][:3] == ["below 10", "10 to 25", "25 to 50"]
     assert sum(row["transactions"] for row in bands) == len(evaluation.is_fraud)
     assert sum(row["frauds"] for row in bands) == int(evaluation.is_fraud.sum())
 

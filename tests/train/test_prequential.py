@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date
+import re
+from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -49,3 +51,20 @@ def test_interval_is_that_of_scipy() -> None:
     expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert interval([0.5]).low is None
+
+
+def test_the_tutorials_file_is_long_enough_for_its_evaluation() -> None:
+    """Its `flagger evaluate` has no options: the defaults must fit the days that it simulates."""
+    page = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    (days,) = re.findall(r"flagger simulate .*--days (\d+)", page)
+    assert "flagger evaluate --data payments.parquet --out runs/evaluation\n" in page
+    plan = PrequentialPlan()
+    (least,) = re.findall(r"It needs (\d+) days", page)
+
+    def periods(count: int) -> int:
+        last = FIRST + timedelta(days=count - 1)
+        return len(choose_periods(FIRST + timedelta(days=plan.label_delay_days), last, plan))
+
+    assert periods(int(days)) == periods(int(least)) == plan.periods
+    with pytest.raises(ConfigurationError, match="fewer periods"):
+        periods(int(least) - 1)
