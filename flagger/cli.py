@@ -88,7 +88,7 @@ def cli() -> None:
     Every command has its own --help. Settings come from FLAGGER_* environment variables.
     Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 configuration, 4 data file,
     5 model server, 6 state store, 7 embedded stack, 8 publishing refused, 10 Grafana,
-    11 case store, 12 schema registry, 130 interrupted.
+    11 case store, 12 schema registry, 13 Dask cluster, 130 interrupted.
     """
 
 

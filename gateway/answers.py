@@ -107,6 +107,7 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
         decision: See `flagger.wire.messages.Decision` for this and the following.
         terminal_id: The transaction's terminal; with `event_time_ms` what a label needs.
         event_time_ms: The transaction's time, epoch milliseconds.
+        customer_key: The customer's 64-bit key; 0: stored by an earlier release.
     """
 
     body_hash: bytes
@@ -122,9 +123,12 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
     terminal_id: str = ""
     event_time_ms: int = 0
     reason_codes: list[str] = []
+    customer_key: int = 0
 
     @classmethod
-    def of(cls, decision: Decision, transaction: Transaction, body: bytes) -> Claim:
+    def of(
+        cls, decision: Decision, transaction: Transaction, body: bytes, customer_key: int
+    ) -> Claim:
         """Return what to keep of a decision about a transaction with hash `body`."""
         return cls(
             body,
@@ -140,6 +144,7 @@ class Claim(msgspec.Struct, array_like=True, frozen=True):
             transaction.terminal_id,
             transaction.event_time_ms,
             decision.reason_codes,
+            customer_key,
         )
 
     def decision_on(self, transaction: Transaction) -> Decision:

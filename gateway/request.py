@@ -11,7 +11,7 @@ from flagger.features import FeatureRows, TransactionBatch
 from flagger.policy import DECISIONS
 from flagger.wire.decode import transaction_keys
 from flagger.wire.messages import Decision, Transaction, parse_transaction
-from gateway.answers import body_hash
+from gateway.answers import Claim, body_hash
 from gateway.deadline import Deadline, Stopwatch
 from gateway.live import Serving
 from gateway.problems import ProblemError
@@ -56,6 +56,15 @@ class ScoringRequest:
     def key(self) -> int:
         """The transaction's 64-bit key."""
         return int(self.batch.transaction_key[0])
+
+    @property
+    def customer_key(self) -> int:
+        """The customer's 64-bit key."""
+        return int(self.batch.customer_key[0])
+
+    def claim_of(self, decision: Decision) -> Claim:
+        """Return what is kept of a decision about this transaction."""
+        return Claim.of(decision, self.transaction, self.body_hash, self.customer_key)
 
     @classmethod
     def parse(

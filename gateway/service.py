@@ -132,7 +132,7 @@ class ScoringService:
         else:
             decision, features, scored = await self._score(request, seen)
         overrule_decision(decision, self.rulebook.current, request.batch, features)
-        claim = Claim.of(decision, request.transaction, request.body_hash)
+        claim = request.claim_of(decision)
         # Also where the state could not be read: it may have been slow only.
         earlier = await self._claim(request, claim)
         if earlier is not None:
@@ -231,7 +231,8 @@ class ScoringService:
         self, request: ScoringRequest, stored: StoredClaim, *, accepted: bool = False
     ) -> Reply:
         if stored.claim.body_hash != request.body_hash:
-            if accepted:
+            # The same customer's place is the earlier request's, too: it counts there.
+            if accepted and stored.claim.customer_key != request.customer_key:
                 await self._forget(request)
             raise ProblemError(
                 "id_reused",

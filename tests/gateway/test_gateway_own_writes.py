@@ -52,6 +52,25 @@ async def test_parallel_requests_on_two_replicas_count_each_other_once(
         assert len(one.log.messages) + len(other.log.messages) == 200
 
 
+@pytest.mark.parametrize(("customer", "counted"), [("same", 1), ("other", 0)])
+async def test_a_refused_second_body_of_an_id_takes_no_place_from_the_first(
+    gateway: Any, body: Body, customer: str, counted: int
+) -> None:
+    """Both are accepted at once: of one customer they share a place, of two the loser's goes."""
+    gateway.scorer.delay_s = 0.02
+    first, second = body(transaction_id="t-1", customer_id="same"), body(transaction_id="t-1")
+    second |= {"customer_id": customer, "amount": 99.0}
+    statuses = [r.status_code for r in await asyncio.gather(*map(gateway.post, (first, second)))]
+    assert sorted(statuses) == [200, 409]
+    loser = (first, second)[statuses.index(409)]["customer_id"]
+    seen = {}
+    for name in {"same", customer}:
+        await gateway.post(body(transaction_id=f"next-{name}", customer_id=name))
+        seen[name] = int(gateway.scorer.rows[-1][0, COUNT])
+    assert seen[loser] == counted
+    assert sum(seen.values()) == 1
+
+
 async def test_what_the_record_includes_is_not_counted_twice(
     gateway: Any, body: Body, empty_valkey: str, engine: FeatureEngine
 ) -> None:

@@ -70,7 +70,7 @@ def claim_of(alert: Alert) -> Claim:
         terminal_id=alert.terminal_id,
         amount=alert.amount,
     )
-    return Claim.of(alert, transaction, b"0" * 16)
+    return Claim.of(alert, transaction, b"0" * 16, customer_key=0)
 
 
 @pytest.fixture(params=["valkey", "dynamodb"])
