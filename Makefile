@@ -22,8 +22,8 @@ setup: $(filter .tools/%,$(UV))  ## Make the environment (.venv) from the lock f
 demo: setup  ## The main job end to end on real Kafka, Triton and Valkey, with its own checks
 	$(RUN) flagger demo $(ARGS)
 
-up: setup  ## Keep Kafka, Triton and Valkey running until Ctrl-C
-	$(RUN) flagger up $(ARGS)
+up: setup  ## Everything at work until Ctrl-C: Kafka, Triton, Valkey, streamer, gateway, desk
+	$(RUN) flagger up --services $(ARGS)
 
 test: setup  ## Run the tests
 	$(RUN) pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)

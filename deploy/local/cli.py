@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from types import FrameType
 from typing import NoReturn
@@ -14,7 +15,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.record import is_alive, read_record, stop_recorded
+from deploy.local.record import is_alive, read_record, stop_recorded, write_record
+from deploy.local.services import LocalServices
 from deploy.local.stack import LocalStack
 from flagger.addresses import STACK_FILE
 from flagger.settings import load_settings
@@ -23,6 +25,10 @@ __all__ = ["down", "status", "up"]
 
 _HOME = STACK_FILE.parent
 _CHECK_S = 1.0
+_FIRST_STEPS = """In another terminal, in this folder:
+  flagger desk add-user ann --role lead     for the desk's pages
+  flagger keys create shop --scope score    for the gateway
+  flagger produce --data FILE --rate 100    payments, with what was fraud"""
 
 
 def _table(addresses: Mapping[str, str], processes: Mapping[str, str]) -> Table:
@@ -40,7 +46,13 @@ def _table(addresses: Mapping[str, str], processes: Mapping[str, str]) -> Table:
 
 @click.command()
 @click.option("--fresh", is_flag=True, help="Forget topics and state of earlier runs.")
-def up(fresh: bool) -> None:
+@click.option(
+    "--services",
+    "with_services",
+    is_flag=True,
+    help="Run a streamer, the gateway and the desk too.",
+)
+def up(fresh: bool, with_services: bool) -> None:
     """Run Kafka, Triton and Valkey until Ctrl-C; other commands in this folder find them."""
     settings = load_settings()
     console = Console()
@@ -63,13 +75,23 @@ def up(fresh: bool) -> None:
         on_step=console.log,
     )
     try:
-        with stack:
-            processes = {name: str(pid) for name, pid in stack.pids.items()}
-            console.print(_table(asdict(stack.addresses), processes))
+        with stack, ExitStack() as beside:
+            addresses, pids = asdict(stack.addresses), stack.pids
+            parts: list[LocalStack | LocalServices] = [stack]
+            if with_services:
+                services = beside.enter_context(LocalServices(_HOME / "logs", console.log))
+                addresses |= services.urls
+                pids |= services.pids
+                parts.append(services)
+                write_record(_HOME, stack.addresses, pids)
+            console.print(_table(addresses, {name: str(pid) for name, pid in pids.items()}))
+            if with_services:
+                console.print(_FIRST_STEPS)
             console.print(f"logs: {_HOME / 'logs'}; stop with Ctrl-C")
             while not stopping:
                 time.sleep(_CHECK_S)
-                stack.require_running()
+                for part in parts:
+                    part.require_running()
         console.log("stopped")
     except KeyboardInterrupt:
         console.log("stopped")

@@ -18,7 +18,7 @@ import psutil
 
 from flagger.errors import StackError
 
-__all__ = ["Server", "end_process", "free_ports"]
+__all__ = ["Server", "end_process", "free_ports", "is_free"]
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _LOG_TAIL_LINES = 20
@@ -31,7 +31,8 @@ _choosing = threading.Lock()
 _POLL_S = 0.05
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Return True if nobody listens on this port of the loopback address."""
     with socket.socket() as probe:
         # As the servers do: connections of earlier ones that still linger are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,7 +56,7 @@ def free_ports(count: int) -> list[int]:
     found: list[int] = []
     with _choosing:
         for port in random.SystemRandom().sample(_PORTS, _PORTS_TRIED):
-            if port not in _given and _is_free(port):
+            if port not in _given and is_free(port):
                 found.append(port)
             if len(found) == count:
                 _given.update(found)

@@ -66,13 +66,13 @@ def test_a_port_that_was_taken_in_the_meantime(
 
 
 def test_no_free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_is_free", lambda _: False)
+    monkeypatch.setattr(server, "is_free", lambda _: False)
     with pytest.raises(StackError, match="only 0 are free, 2 are needed"):
         free_ports(2)
 
 
 def test_ports_are_free_and_given_once(monkeypatch: pytest.MonkeyPatch, listener: int) -> None:
-    assert not server._is_free(listener)
+    assert not server.is_free(listener)
     monkeypatch.setattr(server, "_PORTS", range(31_000, 31_200))
     monkeypatch.setattr(server, "_PORTS_TRIED", 200)
     monkeypatch.setattr(server, "_given", set())

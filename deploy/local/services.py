@@ -1,0 +1,116 @@
+"""Our own services beside the embedded servers, as processes: what `flagger up --services` adds."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from deploy.local.server import Server, free_ports, is_free
+
+__all__ = ["SERVICES", "LocalServices", "Service"]
+
+_READY_S = 180.0
+"""The first start of all compiles the feature kernels."""
+_ASK_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How one is started and asked.
+
+    Attributes:
+        name: What people call it.
+        command: What follows `flagger`; the port follows it.
+        port: The one that it has if nobody else does.
+        ready: Path that answers 200 once it works.
+        page: Path that is of use to people.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    ready: str
+    page: str
+
+
+SERVICES = (
+    Service("streamer", ("stream", "--metrics-port"), 9101, "readyz", "metrics"),
+    Service("gateway", ("gateway", "--port"), 8080, "readyz", "openapi.json"),
+    Service("desk consumer", ("desk", "consume", "--metrics-port"), 9104, "readyz", "metrics"),
+    Service("desk", ("desk", "serve", "--port"), 8501, "healthz", ""),
+)
+
+
+class LocalServices:
+    """Starts, waits for and stops them; a context manager within the one of the servers.
+
+    They run in the current folder and find the servers, users and API keys there, as the same
+    commands in a terminal do.
+
+    Args:
+        logs: Folder of their logs.
+        on_step: Told what happens, for a person who waits.
+
+    Attributes:
+        urls: Name -> where it is.
+    """
+
+    def __init__(self, logs: Path, on_step: Callable[[str], None] = lambda _: None) -> None:
+        self._logs = logs
+        self._on_step = on_step
+        self._servers: dict[str, Server] = {}
+        self.urls: dict[str, str] = {}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by name."""
+        return {name: server.pid for name, server in self._servers.items()}
+
+    def __enter__(self) -> Self:
+        try:
+            for service in SERVICES:
+                self._start(service)
+            for service in SERVICES:
+                url = f"{self.urls[service.name]}/{service.ready}"
+                self._servers[service.name].wait_until(partial(_is_ready, url), _READY_S)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def require_running(self) -> None:
+        """Raise StackError with the end of its log if one has ended."""
+        for server in self._servers.values():
+            server.require_running()
+
+    def _start(self, service: Service) -> None:
+        self._on_step(f"starting {service.name}")
+        port = service.port if is_free(service.port) else free_ports(1)[0]
+        command = [sys.executable, "-m", "flagger", *service.command, str(port)]
+        log = self._logs / f"{service.name.replace(' ', '-')}.log"
+        self._servers[service.name] = Server(service.name, command, log)
+        self.urls[service.name] = f"http://127.0.0.1:{port}"
+
+    def _stop(self) -> None:
+        servers, self._servers = list(self._servers.values()), {}
+        if servers:
+            with ThreadPoolExecutor(len(servers)) as pool:
+                list(pool.map(Server.stop, servers))
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=_ASK_S) as response:  # noqa: S310 - ours
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
