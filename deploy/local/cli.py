@@ -16,19 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local.record import is_alive, read_record, stop_recorded, write_record
-from deploy.local.services import LocalServices
+from deploy.local.services import LocalServices, first_api_key, first_user
 from deploy.local.stack import LocalStack
 from flagger.addresses import STACK_FILE
-from flagger.settings import load_settings
+from flagger.settings import Settings, load_settings
 
 __all__ = ["down", "status", "up"]
 
 _HOME = STACK_FILE.parent
 _CHECK_S = 1.0
 _FIRST_STEPS = """In another terminal, in this folder:
-  flagger desk add-user ann --role lead     for the desk's pages
-  flagger keys create shop --scope score    for the gateway
-  flagger produce --data FILE --rate 100    payments, with what was fraud"""
+  flagger produce --data FILE --rate 100    payments; `flagger simulate` makes some"""
 
 
 def _table(addresses: Mapping[str, str], processes: Mapping[str, str]) -> Table:
@@ -42,6 +40,16 @@ def _table(addresses: Mapping[str, str], processes: Mapping[str, str]) -> Table:
     for name, process in processes.items():
         table.add_row(f"{name} process", process)
     return table
+
+
+def _make_first_access(settings: Settings, console: Console) -> None:
+    """Make an API key and a user of the desk where there are none, and show them."""
+    if (api_key := first_api_key(settings)) is not None:
+        console.print(f"API key of the gateway, shown this once: {api_key}", soft_wrap=True)
+    if (user := first_user(settings)) is not None:
+        name, password = user
+        text = f"user of the desk, shown this once: {name}, password {password}"
+        console.print(text, soft_wrap=True, markup=False)
 
 
 @click.command()
@@ -79,6 +87,7 @@ def up(fresh: bool, with_services: bool) -> None:
             addresses, pids = asdict(stack.addresses), stack.pids
             parts: list[LocalStack | LocalServices] = [stack]
             if with_services:
+                _make_first_access(settings, console)
                 services = beside.enter_context(LocalServices(_HOME / "logs", console.log))
                 addresses |= services.urls
                 pids |= services.pids

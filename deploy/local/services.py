@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -13,12 +15,16 @@ from pathlib import Path
 from typing import Self
 
 from deploy.local.server import Server, free_ports, is_free
+from flagger.settings import Settings
+from gateway.keys import KeyFile, new_key
+from review.users import UserFile
 
-__all__ = ["SERVICES", "LocalServices", "Service"]
+__all__ = ["SERVICES", "LocalServices", "Service", "first_api_key", "first_user"]
 
 _READY_S = 180.0
 """The first start of all compiles the feature kernels."""
 _ASK_S = 2.0
+_PASSWORD_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,32 @@ class LocalServices:
         if servers:
             with ThreadPoolExecutor(len(servers)) as pool:
                 list(pool.map(Server.stop, servers))
+
+
+def first_api_key(settings: Settings) -> str | None:
+    """Make an API key where the gateway would not start for want of one; return it, or None.
+
+    Nobody can read it again: it is to be shown.
+    """
+    keys = KeyFile.open(settings.gateway_keys_file)
+    if keys.keys or settings.gateway_jwt_jwks or settings.gateway_auth == "off":
+        return None
+    key, text = new_key("local", ("score", "feedback"), time.time_ns() // 1_000_000)
+    keys.put(key)
+    return text
+
+
+def first_user(settings: Settings) -> tuple[str, str] | None:
+    """Make a lead where the desk would not start for want of a user; return name and password.
+
+    None: there are users. Nobody can read the password again: it is to be shown.
+    """
+    users = UserFile(settings.desk_users_file)
+    if users.all():
+        return None
+    name, password = "lead", secrets.token_urlsafe(_PASSWORD_BYTES)
+    users.put(name, "lead", password)
+    return name, password
 
 
 def _is_ready(url: str) -> bool:
