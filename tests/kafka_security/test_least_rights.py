@@ -34,7 +34,7 @@ from review.consumer import group_of
 from review.database import migrate, open_engine
 from review.life import Analyst, CaseLife
 from review.store import CaseStore
-from streamer.dead_letters import read_dead_letters, send_again
+from streamer.dead_letters import mark_sent, read_dead_letters, send_again
 from streamer.produce import ReplayProducer
 from streamer.topics import ensure_topics
 from train.simulate import SimulationConfig, simulate
@@ -216,9 +216,12 @@ def test_reading_whole_topics(
 def test_dead_letters(everything: Settings, as_documented: AsDocumented) -> None:
     headers = {"source_topic": everything.transactions_topic, "source_partition": "0"}
     send(everything, everything.dead_letter_topic, b"{}", headers=headers)
-    letters = list(read_dead_letters(as_documented("flagger dead-letters", everything)))
+    reader = as_documented("flagger dead-letters", everything)
+    letters = list(read_dead_letters(reader, unsent=True))
     assert len(letters) == 1
     assert send_again(as_documented("flagger dead-letters replay", everything), letters) == 1
+    mark_sent(reader, letters)
+    assert list(read_dead_letters(reader, unsent=True)) == []
 
 
 def test_producing(everything: Settings, as_documented: AsDocumented) -> None:
