@@ -187,8 +187,13 @@ def test_up_ends_well_when_interrupted(
     process = up()
     (server,) = family(process.pid)
     assert os.getsid(server.pid) != os.getsid(process.pid)  # Ctrl-C reaches the owner only
+    assert process.stdout is not None
+    shown = ""
+    while "stop with Ctrl-C" not in shown:  # the record is there a moment before the table is
+        shown += process.stdout.readline()
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=30)
+    output = shown + rest
     assert process.returncode == 0, output
     assert "kafka.example:9092" in output
     assert "valkey process" in output

@@ -19,7 +19,8 @@ ALLOWED = {
     "streamer": {"train"},  # the producer replays files through train's readers
     "gateway": set[str](),
     "review": set[str](),
-    "deploy": {"review"},  # a backup holds the case store: its tables and its layout
+    # A backup holds the case store; a first start on one machine makes a key and a user.
+    "deploy": {"review", "gateway"},
     "grafana": set[str](),
     "loadtest": DOORS,
 }
