@@ -278,8 +278,10 @@ class Pipeline:
 
     def _lost(self) -> None:
         """Drop everything: somebody else goes on from the last commit."""
-        self._sink.abandon()
-        self._let_go()
+        try:
+            self._sink.abandon()
+        finally:  # or closing would hand over, and commit, what was abandoned
+            self._let_go()
 
     def _let_go(self) -> None:
         self._plan = {}

@@ -9,13 +9,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from confluent_kafka import Producer
 
 from deploy.local.stack import LocalStack
+from flagger.errors import StackError
+from flagger.kafka import producer_config
 from loadtest.crash_points import POINTS
 from loadtest.crash_world import CrashWorld, wait_until
+from streamer.metrics import StreamerMetrics
+from streamer.pipeline import Pipeline
+from streamer.sink import DecisionSink
 from train.simulate import SimulationConfig, simulate
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
@@ -120,4 +127,33 @@ def test_of_two_streamers_under_one_name_the_older_is_fenced(
     world.feed(third.to_batches())
     assert world.drain(newer) is newer, newer.tail()
     newer.stop()
+    assert world.check().problems == []
+
+
+def test_what_a_fenced_streamer_gives_up_is_not_committed_as_it_ends(
+    world: CrashWorld, history: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heir has taken one of its two producers already, and the other one still works."""
+    own = {"max_batch_rows": 100, "latency_target_ms": 5_000}  # several batches a transaction
+    settings = world.settings.model_copy(update=own)
+    world.feed(history.slice(0, 1_000).to_batches())
+    write, calls = DecisionSink.write, itertools.count(1)
+
+    def write_and_be_fenced(sink: DecisionSink, *arguments: Any) -> None:
+        write(sink, *arguments)
+        if next(calls) == 3:
+            name = f"{settings.consumer_group}-{settings.instance}"
+            heir = Producer(producer_config(settings) | {"transactional.id": name})
+            heir.init_transactions(30)
+            heir.close()
+            raise StackError("fenced")
+
+    older = Pipeline(settings, world.model, StreamerMetrics(), keep_going=lambda: True)
+    monkeypatch.setattr(DecisionSink, "write", write_and_be_fenced)
+    with pytest.raises(StackError, match="fenced"):
+        older.run()
+    monkeypatch.undo()
+    assert world.decisions() == []
+    heir = world.start()
+    world.drain(heir).stop()
     assert world.check().problems == []
