@@ -91,17 +91,24 @@ def set_canary(
 
 
 def end_canary(repository: Path, canary: Canary, *, why: str, by: str) -> bool:
-    """End a canary for all doors, from within a door; True if it was still on.
+    """End a canary for all doors, from within a door that has ended it; True if it was still on.
 
-    Raises:
-        ConfigurationError: There is no readable pointer.
-        OSError: The repository cannot be written here.
+    Where the pointer cannot be changed, that is logged: the canary goes on at the other doors.
     """
-    with change_pointer(repository, "canary stop", why=why, by=by) as change:
-        if change.before is None or change.before.canary != canary:
-            return False
-        change.after = replace(change.before, canary=None)
-        change.details_before, change.details_after = {"canary": _told(canary)}, {"canary": None}
+    try:
+        with change_pointer(repository, "canary stop", why=why, by=by) as change:
+            if change.before is None or change.before.canary != canary:
+                return False
+            change.after = replace(change.before, canary=None)
+            change.details_before = {"canary": _told(canary)}
+            change.details_after = {"canary": None}
+    except (FlaggerError, OSError) as error:
+        _log.error(
+            "The canary is off here only, the pointer cannot be changed: %s. Run `flagger "
+            "models canary --off` where the repository can be written.",
+            error,
+        )
+        return False
     return True
 
 

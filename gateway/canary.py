@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flagger.brakes import Brakes
 from flagger.canary import Canary, CanaryGuard
-from flagger.errors import FlaggerError, ModelError
+from flagger.errors import ModelError
 from flagger.pointer import Pointer
 from flagger.policy import APPROVE, DECISIONS
 from flagger.recode import CategoryCodes
@@ -137,7 +137,7 @@ class GatewayCanary:
         self._timeout_ms = timeout_ms
         self._metrics = metrics
         self._trial = TrialFollower(live, repository, _named, self._begin, Attempts())
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[bool]] = set()
 
     async def ask(self, asked: Asked, scorer: ModelScorer) -> Scored | None:
         """Return the candidate's answer; None: the live version decides."""
@@ -198,19 +198,10 @@ class GatewayCanary:
         self._trial.end()
         self._metrics.canary_stopped.inc()
         logger.error("Canary of version %s stopped: %s", on.canary.version, why)
-        task = asyncio.create_task(self._end(on.canary, why))
+        by = "flagger gateway"
+        task = asyncio.create_task(
+            # So that the other doors stop too.
+            asyncio.to_thread(end_canary, self._repository, on.canary, why=why, by=by)
+        )
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-
-    async def _end(self, canary: Canary, why: str) -> None:
-        """Take it out of the pointer, so that the other doors stop too."""
-        try:
-            await asyncio.to_thread(
-                end_canary, self._repository, canary, why=why, by="flagger gateway"
-            )
-        except (FlaggerError, OSError) as error:
-            logger.error(
-                "The canary is off here only, the pointer cannot be changed: %s. Run `flagger "
-                "models canary --off` where the repository can be written.",
-                error,
-            )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flagger.canary import Canary
-from flagger.errors import ConfigurationError, FlaggerError
+from flagger.errors import ConfigurationError
 from flagger.features import TransactionBatch
 from flagger.models import ModelVersion
 from flagger.settings import Settings
@@ -142,14 +142,7 @@ class TriedModels:
     def _end(self, canary: Canary, why: str) -> None:
         """Take the canary out of the pointer, so that the other doors stop too."""
         by = f"flagger stream, instance {self._settings.instance}"
-        try:
-            end_canary(self._settings.model_repository, canary, why=why, by=by)
-        except (FlaggerError, OSError) as error:
-            _log.error(
-                "The canary is off here only, the pointer cannot be changed: %s. Run `flagger "
-                "models canary --off` where the repository can be written.",
-                error,
-            )
+        end_canary(self._settings.model_repository, canary, why=why, by=by)
 
     def _show_versions(self) -> None:
         info = self._metrics.model_info

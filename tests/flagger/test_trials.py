@@ -113,6 +113,17 @@ def test_a_door_ends_its_own_canary_and_no_other(repository: Path) -> None:
     assert not end_canary(repository, mine, why="again", by="streamer 1")
 
 
+def test_a_door_that_cannot_change_the_pointer_says_that_it_stopped_alone(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_canary(repository, "2", 0.1)
+    mine = read_pointer(repository).canary
+    assert mine is not None
+    (repository / "live.json").write_text("{")
+    assert not end_canary(repository, mine, why="it flags 9 %", by="streamer 0")
+    assert "off here only" in caplog.text
+
+
 def test_followers_hear_of_each_change_once(repository: Path) -> None:
     now = [0.0]
     refused: set[str] = set()
