@@ -14,9 +14,9 @@ import msgspec
 
 from deploy.local.server import free_ports
 from flagger.errors import StackError
-from flagger.settings import ENV_PREFIX, Settings
+from flagger.settings import Settings
 from loadtest.alert_sinks import URLS_FILE, Told, read_told
-from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from loadtest.processes import FlaggerProcess, environment_of, variables_of, wait_for_url
 from review.database import migrate, open_engine
 
 __all__ = ["RECEIVERS", "SINKS", "AlertParts"]
@@ -30,13 +30,6 @@ url_env = "BENCH_MAIL"
 """
 """The sinks as receivers, for the file of rules."""
 _START_S = 10.0
-_NAMED = (
-    *(f"{topic}_topic" for topic in ("transactions", "decisions", "alerts")),
-    *(f"{topic}_topic" for topic in ("labels", "activity", "dead_letter")),
-    "consumer_group",
-    "alerts_group",
-)
-"""Settings beside the addresses that the processes must share."""
 
 
 class AlertParts:
@@ -66,8 +59,7 @@ class AlertParts:
         port, alerts_port, desk_port = free_ports(3)
         self.stream_metrics = f"http://127.0.0.1:{port}/metrics"
         self.desk_metrics = f"http://127.0.0.1:{desk_port}/metrics"
-        named = {f"{ENV_PREFIX}{n.upper()}": str(getattr(settings, n)) for n in _NAMED}
-        environment = environment_of(settings, named)
+        environment = environment_of(settings)
         try:
             log, module = out / "sinks.log", "loadtest.alert_sinks"
             self._start([str(self._folder)], environment, log, module=module)
@@ -79,7 +71,7 @@ class AlertParts:
             waited = [(self.stream_metrics, self.streamer)]
             waited += [(f"http://127.0.0.1:{alerts_port}/readyz", alerts)]
             if cases is not None:
-                environment[f"{ENV_PREFIX}CASE_STORE_URL"] = _new_case_store(cases)
+                environment |= variables_of({"case_store_url": _new_case_store(cases)})
                 command = ["desk", "consume", "--metrics-port", str(desk_port)]
                 desk = self._start(command, environment, out / "desk.log")
                 waited += [(f"http://127.0.0.1:{desk_port}/readyz", desk)]

@@ -10,8 +10,9 @@ from typing import Self
 
 from deploy.local.server import free_ports
 from flagger.errors import StackError
-from flagger.settings import ENV_PREFIX, Settings
+from flagger.settings import Settings
 from loadtest.observe import metric_values, wait_for_decided
+from loadtest.own_topics import own_topic_names
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.topic_reader import Records, TopicReader
 from streamer.topics import ensure_topics
@@ -26,14 +27,13 @@ __all__ = [
 ]
 
 _INPUTS = ("transactions_topic", "labels_topic")
-_OUTPUTS = ("decisions_topic", "alerts_topic", "activity_topic", "dead_letter_topic")
 _STALLED_S = 60.0
 _POLL_S = 0.1
 
 
 def own_topics(base: Settings, name: str) -> Settings:
     """Return settings whose topics all have this name in front; they are made if missing."""
-    return _renamed(base, name, _INPUTS + _OUTPUTS, {})
+    return _made(base, own_topic_names(name))
 
 
 def own_outputs(base: Settings, name: str, *, database: int) -> Settings:
@@ -45,14 +45,12 @@ def own_outputs(base: Settings, name: str, *, database: int) -> Settings:
         database: Number of an empty Valkey database; without a setting it has 0 to 15.
     """
     url = f"{(base.valkey_url or '').rsplit('/', 1)[0]}/{database}"
-    return _renamed(base, name, _OUTPUTS, {"consumer_group": name, "valkey_url": url})
+    outputs = {k: topic for k, topic in own_topic_names(name).items() if k not in _INPUTS}
+    return _made(base, {**outputs, "consumer_group": name, "valkey_url": url})
 
 
-def _renamed(
-    base: Settings, name: str, fields: tuple[str, ...], changes: dict[str, str]
-) -> Settings:
-    names = {field: f"{name}-{field.removesuffix('_topic')}" for field in fields}
-    settings = base.model_copy(update={**names, **changes})
+def _made(base: Settings, changes: dict[str, str]) -> Settings:
+    settings = base.model_copy(update=changes)
     ensure_topics(settings)
     return settings
 
@@ -71,11 +69,9 @@ class BenchStreamer:
 
     def __init__(self, settings: Settings, log: Path) -> None:
         (port,) = free_ports(1)
-        named = (*_INPUTS, *_OUTPUTS, "consumer_group")
-        extra = {f"{ENV_PREFIX}{n.upper()}": str(getattr(settings, n)) for n in named}
         self.metrics_url = f"http://127.0.0.1:{port}/metrics"
         self.process = FlaggerProcess(
-            ["stream", "--metrics-port", str(port)], environment_of(settings, extra), log
+            ["stream", "--metrics-port", str(port)], environment_of(settings), log
         )
 
     def __enter__(self) -> Self:

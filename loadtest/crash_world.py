@@ -23,13 +23,13 @@ from flagger.models import live_version, load_version
 from flagger.settings import Settings
 from loadtest.crash_check import CrashVerdict, check, distance_to_end
 from loadtest.crash_points import CrashingStreamer
+from loadtest.own_topics import own_topic_names
 from loadtest.topic_reader import read_topic
 from streamer.produce import Pace, ReplayProducer
 from streamer.topics import ensure_topics
 
 __all__ = ["CrashWorld", "wait_until"]
 
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 PARTITIONS = 4
 _POLL_S = 0.1
 _ANSWER_S = 10.0
@@ -69,7 +69,7 @@ class CrashWorld:
         server = (settings.valkey_url or "").rsplit("/", 1)[0]
         self.settings = settings.model_copy(
             update={
-                **{f"{topic}_topic": f"{name}-{topic}" for topic in TOPICS},
+                **own_topic_names(name),
                 "consumer_group": name,
                 "valkey_url": f"{server}/{database}",
                 "partitions": PARTITIONS,

@@ -18,11 +18,12 @@ from deploy.local.server import free_ports
 from flagger.errors import StackError
 from flagger.features import FeatureContract
 from flagger.kafka import producer_config
-from flagger.settings import ENV_PREFIX, Settings
+from flagger.settings import Settings
 from flagger.wire.messages import Decision, Label, parse_label
 from loadtest.crash_world import wait_until
 from loadtest.offline import LogReplay, replay_log
-from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from loadtest.own_topics import own_topic_names
+from loadtest.processes import FlaggerProcess, environment_of, variables_of, wait_for_url
 from loadtest.topic_reader import Records, read_topic
 from streamer.topics import ensure_topics
 
@@ -32,7 +33,6 @@ USERS = ("ann", "bob")
 SAFE_TERMINAL = "safe"
 """Payments there are approved, by a list."""
 DAY_MS = 86_400_000
-_TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 _ARRIVE_S = 10.0
 _WARM_UP_S = 60.0
 _RULEBOOK = f"""
@@ -70,23 +70,19 @@ class DeskWorld:
 
     def __init__(self, base: Settings, name: str, database: int, folder: Path) -> None:
         server = (base.valkey_url or "").rsplit("/", 1)[0]
-        names: dict[str, object] = {f"{topic}_topic": f"{name}-{topic}" for topic in _TOPICS}
-        names |= {"consumer_group": name}
-        own = {"partitions": 2, "valkey_url": f"{server}/{database}"}
-        self.settings = base.model_copy(update=names | own)
+        own = {"consumer_group": name, "partitions": 2, "valkey_url": f"{server}/{database}"}
+        self.settings = base.model_copy(update=own_topic_names(name) | own)
         self.password = secrets.token_urlsafe()
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self._port, self._folder = port, folder
         self._running = ExitStack()
-        names |= {
+        files = {
             "case_store_url": f"sqlite:///{folder / 'cases.db'}",
             "desk_users_file": folder / "users.json",
             "rulebook": folder / "rulebook.toml",
         }
-        self._environment = environment_of(
-            self.settings, {f"{ENV_PREFIX}{n.upper()}": str(value) for n, value in names.items()}
-        )
+        self._environment = environment_of(self.settings, variables_of(files))
 
     def __enter__(self) -> Self:
         ensure_topics(self.settings)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -24,12 +25,13 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
-from deploy.local.server import Server, free_ports
+from deploy.local.server import Server, free_ports, is_answered
 from flagger.errors import StackError
-from flagger.settings import ENV_PREFIX, Settings
+from flagger.settings import Settings
 from grafana.binaries import alertmanager_command, find_binary
 from loadtest.alert_sinks import WebhookSink
-from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from loadtest.own_topics import own_topic_names
+from loadtest.processes import FlaggerProcess, environment_of, variables_of, wait_for_url
 from loadtest.troubled_payments import TroubledPayments
 from streamer.topics import ensure_topics
 
@@ -52,7 +54,6 @@ FIRING = {
 }
 """Alert -> why it fires here."""
 
-_TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 _NAME = "monitoring"
 _DATABASE = 15
 _COMMANDS = {
@@ -118,11 +119,9 @@ class MonitoringWorld:
     """
 
     def __init__(self, base: Settings, triton_metrics_url: str, files: Path, folder: Path) -> None:
-        names = {f"{topic}_topic": f"{topic}-{_NAME}" for topic in _TOPICS}
-        names |= {"consumer_group": _NAME, "gateway_auth": "off"}
-        names["valkey_url"] = f"{(base.valkey_url or '').rsplit('/', 1)[0]}/{_DATABASE}"
-        self._settings = base.model_copy(update=names)
-        self._names = names
+        url = f"{(base.valkey_url or '').rsplit('/', 1)[0]}/{_DATABASE}"
+        own = {"consumer_group": _NAME, "alerts_group": f"{_NAME}-alerts", "valkey_url": url}
+        self._settings = base.model_copy(update=own_topic_names(_NAME) | own)
         self._files, self._folder = files, folder
         self._triton = urlsplit(triton_metrics_url).netloc
         self._notifications: list[Notification] = []
@@ -189,17 +188,14 @@ class MonitoringWorld:
         (folder / "alerts.toml").write_text(_ALERT_RULES)
         (folder / "rulebook.toml").write_text(_RULEBOOK)
         changed = {
-            **self._names,
-            "alerts_group": f"{_NAME}-alerts",
+            "gateway_auth": "off",
             "case_store_url": f"sqlite:///{folder / 'cases.db'}",
             "alerts_file": folder / "alerts.toml",
             "rulebook": folder / "rulebook.toml",
             "brake_flag_share": 0.02,
             "brake_min_decisions": 20,
         }
-        environment = environment_of(
-            self._settings, {f"{ENV_PREFIX}{n.upper()}": str(v) for n, v in changed.items()}
-        )
+        environment = environment_of(self._settings, variables_of(changed))
         environment |= {"WEBHOOK": webhook.url, "NOBODY": f"json://127.0.0.1:{closed}/"}
         processes = {}
         for name, command in _COMMANDS.items():
@@ -259,7 +255,7 @@ class MonitoringWorld:
     def _start_server(self, name: str, command: list[str], ready: str) -> None:
         server = Server(name, command, self._folder / f"{name.lower()}.log")
         self._running.callback(server.stop)
-        server.wait_until(lambda: _answers(ready), 30)
+        server.wait_until(partial(is_answered, ready), 30)
 
 
 class _NotificationSink:
@@ -284,10 +280,3 @@ class _NotificationSink:
         """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False

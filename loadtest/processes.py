@@ -15,19 +15,25 @@ from pathlib import Path
 from flagger.addresses import ADDRESS_FIELDS
 from flagger.errors import StackError
 from flagger.settings import ENV_PREFIX, Settings
+from loadtest.own_topics import TOPIC_FIELDS
 
-__all__ = ["FlaggerProcess", "environment_of", "wait_for_url"]
+__all__ = ["FlaggerProcess", "environment_of", "variables_of", "wait_for_url"]
 
 _STOP_S = 60.0
 _LOG_TAIL_LINES = 15
+_SHARED = (*ADDRESS_FIELDS, *TOPIC_FIELDS, "consumer_group", "alerts_group", "partitions")
 
 
 def environment_of(settings: Settings, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables under which a process sees the same addresses and model repository."""
-    mine = {f"{ENV_PREFIX}{n.upper()}": str(getattr(settings, n)) for n in ADDRESS_FIELDS}
-    mine[f"{ENV_PREFIX}MODEL_REPOSITORY"] = str(settings.model_repository.resolve())
-    mine[f"{ENV_PREFIX}PARTITIONS"] = str(settings.partitions)
-    return {**os.environ, **mine, **(extra or {})}
+    """Return the variables under which a process has these servers, topics, groups and models."""
+    shared = {name: getattr(settings, name) for name in _SHARED}
+    shared["model_repository"] = settings.model_repository.resolve()
+    return {**os.environ, **variables_of(shared), **(extra or {})}
+
+
+def variables_of(values: Mapping[str, object]) -> dict[str, str]:
+    """Return settings by their names as environment variables."""
+    return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
 
 
 class FlaggerProcess:

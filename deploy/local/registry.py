@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-import urllib.error
-import urllib.request
+from functools import partial
 from pathlib import Path
 
 from deploy.local.downloads import once
-from deploy.local.server import Server, free_ports
+from deploy.local.server import Server, free_ports, is_answered
 from flagger.compiled import cache_home
 from flagger.errors import StackError
 
@@ -74,16 +73,5 @@ def start_registry(home: Path) -> tuple[Server, str]:
     ]
     server = Server("The schema registry", command, home / "registry.log", folder=home)
     url = f"http://127.0.0.1:{port}/apis/ccompat/v7"
-
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(f"{url}/subjects", timeout=1) as answer:  # noqa: S310
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError as error:
-            error.close()  # it is an open answer, too
-            return False
-        except OSError:
-            return False
-
-    server.wait_until(answers, _READY_S)
+    server.wait_until(partial(is_answered, f"{url}/subjects"), _READY_S)
     return server, url

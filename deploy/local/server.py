@@ -11,14 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
 
 from flagger.errors import StackError
 
-__all__ = ["Server", "end_process", "free_ports", "is_free"]
+__all__ = ["Server", "end_process", "free_ports", "is_answered", "is_free"]
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _LOG_TAIL_LINES = 20
@@ -29,6 +32,9 @@ _PORTS_TRIED = 100
 _given: set[int] = set()
 _choosing = threading.Lock()
 _POLL_S = 0.05
+_ANSWER_S = 2.0
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past any proxy of the environment: it does not know this machine's loopback address."""
 
 
 def is_free(port: int) -> bool:
@@ -65,6 +71,18 @@ def free_ports(count: int) -> list[int]:
         f"Of {_PORTS_TRIED} ports between {_PORTS.start} and {_PORTS.stop} of 127.0.0.1 only "
         f"{len(found)} are free, {count} are needed. Look for programs that were left running."
     )
+
+
+def is_answered(url: str) -> bool:
+    """Return True if the URL, one of this machine's, answers 200 now."""
+    try:
+        with _direct.open(url, timeout=_ANSWER_S) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is an open answer, too
+        return False
+    except (OSError, HTTPException):
+        return False
 
 
 class Server:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from deploy.local.server import Server, free_ports, is_free
+from deploy.local.server import Server, free_ports, is_answered, is_free
 from flagger.settings import Settings
 from gateway.keys import KeyFile, new_key
 from review.users import UserFile
@@ -23,7 +21,6 @@ __all__ = ["SERVICES", "LocalServices", "Service", "first_api_key", "first_user"
 
 _READY_S = 180.0
 """The first start of all compiles the feature kernels."""
-_ASK_S = 2.0
 _PASSWORD_BYTES = 12
 
 
@@ -36,21 +33,19 @@ class Service:
         command: What follows `flagger`; the port follows it.
         port: The one that it has if nobody else does.
         ready: Path that answers 200 once it works.
-        page: Path that is of use to people.
     """
 
     name: str
     command: tuple[str, ...]
     port: int
     ready: str
-    page: str
 
 
 SERVICES = (
-    Service("streamer", ("stream", "--metrics-port"), 9101, "readyz", "metrics"),
-    Service("gateway", ("gateway", "--port"), 8080, "readyz", "openapi.json"),
-    Service("desk consumer", ("desk", "consume", "--metrics-port"), 9104, "readyz", "metrics"),
-    Service("desk", ("desk", "serve", "--port"), 8501, "healthz", ""),
+    Service("streamer", ("stream", "--metrics-port"), 9101, "readyz"),
+    Service("gateway", ("gateway", "--port"), 8080, "readyz"),
+    Service("desk consumer", ("desk", "consume", "--metrics-port"), 9104, "readyz"),
+    Service("desk", ("desk", "serve", "--port"), 8501, "healthz"),
 )
 
 
@@ -85,7 +80,7 @@ class LocalServices:
                 self._start(service)
             for service in SERVICES:
                 url = f"{self.urls[service.name]}/{service.ready}"
-                self._servers[service.name].wait_until(partial(_is_ready, url), _READY_S)
+                self._servers[service.name].wait_until(partial(is_answered, url), _READY_S)
         except BaseException:
             self._stop()
             raise
@@ -138,11 +133,3 @@ def first_user(settings: Settings) -> tuple[str, str] | None:
     name, password = "lead", secrets.token_urlsafe(_PASSWORD_BYTES)
     users.put(name, "lead", password)
     return name, password
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=_ASK_S) as response:  # noqa: S310 - ours
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

@@ -19,8 +19,8 @@ import pytest
 from deploy.local.record import read_record
 from deploy.local.services import SERVICES
 from deploy.local.stack import LocalStack
-from flagger.settings import ENV_PREFIX
-from loadtest.processes import environment_of
+from loadtest.own_topics import own_topic_names
+from loadtest.processes import environment_of, variables_of
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 NAME = "local-services"
@@ -87,16 +87,10 @@ class Up:
 @pytest.fixture
 def up(stack: LocalStack, own_valkey: LocalStack, tmp_path: Path) -> Iterator[Up]:
     (tmp_path / "rulebook.toml").write_text(RULEBOOK)
-    topics = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
-    names = {f"{topic}_topic": f"{NAME}-{topic}" for topic in topics}
-    names |= {
-        "consumer_group": NAME,
-        "partitions": "2",
-        "rulebook": "rulebook.toml",
-        "valkey_url": own_valkey.addresses.valkey_url,
-    }
-    extra = {f"{ENV_PREFIX}{name.upper()}": value for name, value in names.items()}
-    running = Up(tmp_path, environment_of(stack.settings(), extra | {"COLUMNS": "120"}))
+    own = {"consumer_group": NAME, "partitions": 2, "valkey_url": own_valkey.addresses.valkey_url}
+    settings = stack.settings().model_copy(update=own_topic_names(NAME) | own)
+    extra = variables_of({"rulebook": "rulebook.toml"}) | {"COLUMNS": "120"}
+    running = Up(tmp_path, environment_of(settings, extra))
     yield running
     if running.process.poll() is None:
         running.process.kill()

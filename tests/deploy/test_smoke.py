@@ -17,6 +17,7 @@ from deploy.smoke_cli import smoke
 from flagger.errors import StackError
 from flagger.settings import ENV_PREFIX
 from loadtest.api_key import make_key
+from loadtest.own_topics import own_topic_names
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 
 
@@ -25,15 +26,11 @@ class Deployment:
 
     def __init__(self, stack: LocalStack, folder: Path) -> None:
         run = uuid.uuid4().hex[:8]
-        names = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
-        topics = {f"{name}_topic": f"smoke-{run}-{name}" for name in names}
-        own = {**topics, "consumer_group": f"smoke-{run}"}
+        own = {**own_topic_names(f"smoke-{run}"), "consumer_group": f"smoke-{run}"}
         url = f"{stack.addresses.valkey_url.rsplit('/', 1)[0]}/13"
         self.settings = stack.settings().model_copy(update={**own, "valkey_url": url})
         self.key, keys = make_key(folder)
-        self.variables = environment_of(
-            self.settings, {f"{ENV_PREFIX}{k.upper()}": v for k, v in own.items()} | keys
-        )
+        self.variables = environment_of(self.settings, keys)
         metrics, port = free_ports(2)
         self.streamer_url = f"http://127.0.0.1:{metrics}"
         self.gateway_url = f"http://127.0.0.1:{port}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -29,6 +31,7 @@ from gateway.backends import Backends
 from gateway.deadline import SYSTEM_CLOCK, Clock
 from gateway.live import LiveModel, Serving
 from gateway.producer import TransactionLogError
+from gateway.server import DrainingServer, server_config
 from gateway.state import AsyncStateStore
 
 CONTRACT = FeatureContract({name: ("EUR", "pos", "5732", "DE") for name in CATEGORY_FIELDS})
@@ -132,6 +135,30 @@ class Gateway:
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         headers = {"content-type": "application/json"}
         return await self.client.post("/v1/score", content=content, headers=headers)
+
+    @contextlib.asynccontextmanager
+    async def serving(self, settings: Settings) -> AsyncIterator[int]:
+        """Serve the same backends on a real socket, as `flagger gateway` does; yields the port."""
+        backends = self.app.state.door.backends
+
+        async def connect(_settings: Settings) -> Backends:
+            return cast("Backends", backends)
+
+        (port,) = free_ports(1)
+        app = create_app(settings, connect=connect)
+        server = DrainingServer(server_config(app, settings, "127.0.0.1", port), 0)
+        # Its own loop: the backends here are made for one loop only, so Valkey is connected there.
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            end_s = time.monotonic() + 10
+            while not server.started:
+                assert time.monotonic() < end_s
+                await asyncio.sleep(0.02)
+            yield port
+        finally:
+            server.should_exit = True
+            await asyncio.to_thread(thread.join, 10)
 
     async def metric(self, line: str) -> float:
         """Return the value of one line of /metrics, 0 if it is not there."""

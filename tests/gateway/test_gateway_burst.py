@@ -19,6 +19,7 @@ from flagger.features.hashing import key_of
 from flagger.state.store import StateStore
 from flagger.wire.messages import Decision, Transaction
 from loadtest.observe import wait_for_decided
+from loadtest.own_topics import own_topic_names
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from streamer.topics import ensure_topics
 
@@ -54,18 +55,13 @@ def test_burst_over_two_gateways_is_counted_in_full(
     stack: Any, published: tuple[Path, str], tmp_path: Path
 ) -> None:
     run = uuid.uuid4().hex[:12]
-    names = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
-    topics = {f"{name}_topic": f"{name}-{run}" for name in names}
     settings = stack.settings().model_copy(
-        update=topics | {"consumer_group": run, "model_repository": published[0]}
+        update=own_topic_names(run) | {"consumer_group": run, "model_repository": published[0]}
     )
     ensure_topics(settings)
-    variables = {f"FLAGGER_{name.upper()}": value for name, value in topics.items()}
     environment = environment_of(
         settings,
-        variables
-        | {
-            "FLAGGER_CONSUMER_GROUP": run,
+        {
             "FLAGGER_GATEWAY_AUTH": "off",
             "FLAGGER_GATEWAY_DRAIN_MS": "0",
             "FLAGGER_GATEWAY_DEADLINE_MS": "5000",
@@ -111,8 +107,8 @@ def test_burst_over_two_gateways_is_counted_in_full(
             process.kill()
 
     servers = stack.addresses.kafka_bootstrap_servers
-    logged = read_topic(servers, topics["transactions_topic"], Transaction, BURST)
-    decided = read_topic(servers, topics["decisions_topic"], Decision, BURST)
+    logged = read_topic(servers, settings.transactions_topic, Transaction, BURST)
+    decided = read_topic(servers, settings.decisions_topic, Decision, BURST)
     told = {a.json()["transaction_id"]: a.json() for a in answers}
     assert len(logged) == len(decided) == len(told) == BURST
     # Rows differ only by how many came before: equal ones would be a count that was seen twice.

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from flagger.settings import Settings
 from gateway import connection
 from gateway.app import create_app
-from gateway.server import DrainingServer, server_config
+from gateway.server import server_config
 
 pytestmark = pytest.mark.anyio
 Body = Callable[..., dict[str, Any]]
@@ -26,25 +25,8 @@ Body = Callable[..., dict[str, Any]]
 async def port(gateway: Any) -> Any:
     """Serve on a real socket, with the backends of the gateway in process."""
     settings = Settings(gateway_auth="off", gateway_deadline_ms=2_000)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = probe.getsockname()[1]
-    backends = gateway.app.state.door.backends
-
-    async def connect(_settings: Settings) -> Any:
-        return backends
-
-    app = create_app(settings, connect=connect)
-    server = DrainingServer(server_config(app, settings, "127.0.0.1", number), 0)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    end_s = time.monotonic() + 10
-    while not server.started:
-        assert time.monotonic() < end_s
-        await asyncio.sleep(0.02)
-    yield number
-    server.should_exit = True
-    thread.join(10)
+    async with gateway.serving(settings) as number:
+        yield number
 
 
 @pytest.fixture

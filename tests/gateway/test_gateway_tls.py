@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +15,7 @@ from flagger.errors import ConfigurationError, StateStoreError
 from flagger.kafka import client_config
 from flagger.settings import Settings, load_settings
 from flagger.triton_address import endpoint
-from gateway.app import create_app
 from gateway.link import ValkeyLink
-from gateway.server import DrainingServer, server_config
 
 pytestmark = pytest.mark.anyio
 
@@ -88,21 +82,8 @@ async def test_https_with_client_certificates(
         gateway_tls_client_ca=folder / "ca.pem",
         gateway_drain_ms=0,
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    backends = gateway.app.state.door.backends
-
-    async def connect(_settings: Settings) -> Any:
-        return backends
-
-    app = create_app(settings, connect=connect)
-    server = DrainingServer(server_config(app, settings, "127.0.0.1", port), 0)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        trusting = ssl.create_default_context(cafile=str(folder / "ca.pem"))
-        await wait_for(lambda: server.started)
+    trusting = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    async with gateway.serving(settings) as port:
         url = f"https://127.0.0.1:{port}/healthz"
         async with httpx.AsyncClient(verify=trusting) as stranger:
             with pytest.raises(httpx.TransportError):
@@ -112,16 +93,6 @@ async def test_https_with_client_certificates(
             response = await known.get(url)
             assert response.status_code == 200
             assert "max-age" in response.headers["strict-transport-security"]
-    finally:
-        server.should_exit = True
-        await asyncio.to_thread(thread.join, 10)
-
-
-async def wait_for(is_true: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 10
-    while not is_true():
-        assert time.monotonic() < end_s
-        await asyncio.sleep(0.02)
 
 
 async def test_valkey_link_checks_the_certificate_and_sends_the_password(

@@ -28,6 +28,7 @@ from flagger.kafka import client_config, producer_config
 from flagger.settings import ENV_PREFIX, Settings
 from gateway.producer import TransactionLog
 from loadtest.alert_sinks import WebhookSink
+from loadtest.own_topics import own_topic_names
 from loadtest.processes import FlaggerProcess, wait_for_url
 from loadtest.topic_reader import read_topic
 from review.consumer import group_of
@@ -42,7 +43,6 @@ from train.topics import read_values
 
 pytestmark = pytest.mark.stack
 
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 AsDocumented = Callable[[str, Settings], Settings]
 ALERT = Alert(
     transaction_id="flagged-1",
@@ -70,9 +70,8 @@ PAYMENT = {
 def everything(secure_kafka: Any) -> Settings:
     """Topics of these tests, as a user who may do everything."""
     name = f"rights-{uuid.uuid4().hex[:8]}"
-    topics = {f"{topic}_topic": f"{name}-{topic}" for topic in TOPICS}
     own = {"consumer_group": name, "alerts_group": f"{name}-people", "partitions": 2}
-    settings: Settings = secure_kafka.settings(**topics, **own)
+    settings: Settings = secure_kafka.settings(**own_topic_names(name), **own)
     ensure_topics(settings)
     return settings
 

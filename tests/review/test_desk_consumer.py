@@ -23,7 +23,8 @@ from flagger.health import Health
 from flagger.kafka import producer_config
 from flagger.settings import ENV_PREFIX, Settings
 from flagger.wire.messages import Label, parse_label
-from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from loadtest.own_topics import own_topic_names
+from loadtest.processes import FlaggerProcess, environment_of, variables_of, wait_for_url
 from loadtest.topic_reader import read_topic
 from review.consumer import DeskConsumer, group_of
 from review.database import open_engine, require_layout
@@ -37,7 +38,6 @@ from streamer.topics import ensure_topics
 
 pytestmark = pytest.mark.stack
 
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 BURST = 10_000
 MakeFlag = Callable[..., Flag]
 # Ends like `kill -9` at the very moment when the flags are on disk and their offsets are not.
@@ -64,17 +64,11 @@ class World:
         name = f"desk-{uuid.uuid4().hex[:8]}"
         url = f"sqlite:///{folder / 'cases.db'}"
         self.settings = settings.model_copy(
-            update={f"{topic}_topic": f"{name}-{topic}" for topic in TOPICS}
-            | {"consumer_group": name, "partitions": 2}
+            update=own_topic_names(name) | {"consumer_group": name, "partitions": 2}
         )
         self.folder = folder
         ensure_topics(self.settings)
-        names = {f"{topic}_topic" for topic in TOPICS} | {"consumer_group"}
-        self.environment = environment_of(
-            self.settings,
-            {f"{ENV_PREFIX}{n.upper()}": str(getattr(self.settings, n)) for n in names}
-            | {f"{ENV_PREFIX}CASE_STORE_URL": url},
-        )
+        self.environment = environment_of(self.settings, variables_of({"case_store_url": url}))
         self.engine = open_engine(url)
         require_layout(self.engine)
         self.store = CaseStore(self.engine)

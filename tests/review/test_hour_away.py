@@ -24,6 +24,7 @@ from flagger.alert import Alert
 from flagger.health import Health
 from flagger.kafka import producer_config
 from flagger.settings import Settings
+from loadtest.own_topics import own_topic_names
 from review.alerts.metrics import AlertMetrics
 from review.alerts.receivers import apprise_transport
 from review.alerts.rules import load_alert_rules
@@ -38,7 +39,6 @@ from streamer.topics import ensure_topics
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 HOUR_MS = 3_600_000
 BURST, EVERY_S = 2, 1
 RULES = f"""
@@ -61,9 +61,13 @@ def now_ms() -> int:
 @pytest.fixture
 def settings(stack: LocalStack) -> Settings:
     name = f"hour-{uuid.uuid4().hex[:8]}"
-    topics = {f"{topic}_topic": f"{name}-{topic}" for topic in TOPICS}
     made = stack.settings().model_copy(
-        update={**topics, "consumer_group": name, "alerts_group": f"{name}-alerts", "partitions": 2}
+        update={
+            **own_topic_names(name),
+            "consumer_group": name,
+            "alerts_group": f"{name}-alerts",
+            "partitions": 2,
+        }
     )
     ensure_topics(made)
     return made

@@ -20,6 +20,7 @@ from flagger.health import Health
 from flagger.kafka import producer_config
 from flagger.settings import Settings
 from flagger.wire.messages import Transaction
+from loadtest.own_topics import own_topic_names
 from review.consumer import DeskConsumer
 from review.database import migrate, open_engine
 from review.history import Payment, PaymentHistory, payment_of
@@ -31,7 +32,6 @@ from streamer.topics import ensure_topics
 
 pytestmark = pytest.mark.stack
 
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 KEPT, DAYS = 5, 2
 START_MS = 1_790_000_000_000
 
@@ -71,9 +71,8 @@ def history(url: str) -> Iterator[PaymentHistory]:
 @pytest.fixture
 def settings(stack: LocalStack, url: str) -> Settings:
     name = f"history-{uuid.uuid4().hex[:8]}"
-    topics = {f"{topic}_topic": f"{name}-{topic}" for topic in TOPICS}
     made = stack.settings().model_copy(
-        update={**topics, "consumer_group": name, "partitions": 2, "valkey_url": url}
+        update={**own_topic_names(name), "consumer_group": name, "partitions": 2, "valkey_url": url}
     )
     ensure_topics(made)
     return made

@@ -143,9 +143,7 @@ class Alerts:
 
     def start(self, file: Path, *, port: int = 0, **secrets: str) -> FlaggerProcess:
         """Start `flagger alerts run` as a process."""
-        names = ("alerts_topic", "transactions_topic", "decisions_topic", "alerts_group")
-        extra = {f"FLAGGER_{n.upper()}": str(getattr(self.settings, n)) for n in names}
-        environment = environment_of(self.settings, extra | secrets)
+        environment = environment_of(self.settings, secrets)
         process = FlaggerProcess(
             ["alerts", "run", "--file", str(file), "--metrics-port", str(port)],
             environment,

@@ -20,13 +20,13 @@ from flagger.models import live_version, load_version
 from flagger.settings import Settings
 from flagger.wire.messages import Decision
 from loadtest.observe import metric_values
+from loadtest.own_topics import own_topic_names
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
 from loadtest.topic_reader import read_topic
 from streamer.topics import ensure_topics
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
 
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 STREAM_DATABASE, GATEWAY_DATABASE = 14, 15
 RULES = """
 version = "first"
@@ -71,9 +71,7 @@ class Doors:
         self.rules = rules
         self.settings = settings
         base = (settings.valkey_url or "").rsplit("/", 1)[0]
-        names = {f"FLAGGER_{t.upper()}_TOPIC": getattr(settings, f"{t}_topic") for t in TOPICS}
         more = {"FLAGGER_RULEBOOK": str(rules), "FLAGGER_GATEWAY_AUTH": "off"}
-        more |= {"FLAGGER_CONSUMER_GROUP": settings.consumer_group}
         more |= {"FLAGGER_GATEWAY_DEADLINE_MS": "2000"}  # a busy build machine
         ensure_topics(settings)
         gateways = settings.model_copy(
@@ -82,10 +80,10 @@ class Doors:
         ensure_topics(gateways)
         port, metrics_port = free_ports(2)
         self.metrics = f"http://127.0.0.1:{metrics_port}/metrics"
-        stream = environment_of(settings, names | more) | {
+        stream = environment_of(settings, more) | {
             "FLAGGER_VALKEY_URL": f"{base}/{STREAM_DATABASE}"
         }
-        gateway = environment_of(settings, names | more) | {
+        gateway = environment_of(settings, more) | {
             "FLAGGER_VALKEY_URL": f"{base}/{GATEWAY_DATABASE}",
             "FLAGGER_TRANSACTIONS_TOPIC": gateways.transactions_topic,
         }
@@ -127,7 +125,7 @@ class Doors:
 def doors(stack: LocalStack, published: tuple[Path, str], tmp_path: Path) -> Iterator[Doors]:
     repository, _ = published
     load_version(repository, live_version(repository))
-    names = {f"{topic}_topic": f"{topic}-rulebook" for topic in TOPICS}
+    names = own_topic_names("rulebook")
     changes = {"consumer_group": "group-rulebook", "partitions": 1, "model_repository": repository}
     rules = tmp_path / "rules.toml"
     rules.write_text(RULES)

@@ -19,7 +19,7 @@ from deploy.local.stack import LocalStack
 from flagger.errors import BrokerAwayError, ConfigurationError, StackError
 from flagger.settings import Settings
 from loadtest.crash_services import Services
-from loadtest.crash_world import TOPICS, CrashWorld, wait_until
+from loadtest.crash_world import CrashWorld, wait_until
 from loadtest.processes import FlaggerProcess, environment_of
 from streamer.health import Health
 from streamer.start import wait_for_services
@@ -53,13 +53,9 @@ def test_servers_that_come_later_are_waited_for_one_by_one(
         for name in ("kafka", "valkey", "triton"):
             services.kill(name)
         (port,) = free_ports(1)
-        changes = {f"{t}_topic": getattr(world.settings, f"{t}_topic") for t in TOPICS}
-        changes["consumer_group"] = world.settings.consumer_group
         streamer = FlaggerProcess(
             ["stream", "--metrics-port", str(port)],
-            environment_of(
-                world.settings, {f"FLAGGER_{name.upper()}": v for name, v in changes.items()}
-            ),
+            environment_of(world.settings),
             tmp_path / "late.log",
         )
 

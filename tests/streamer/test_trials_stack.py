@@ -30,6 +30,7 @@ from flagger.settings import Settings
 from flagger.trials import set_canary, set_shadow
 from flagger.wire.messages import Decision
 from loadtest.offline import replay_log
+from loadtest.own_topics import own_topic_names
 from loadtest.topic_reader import read_topic
 from loadtest.unloaded import unloaded
 from streamer.metrics import StreamerMetrics
@@ -42,7 +43,6 @@ from train.pipeline import TrainingPlan, train_model
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
 
 numbers = itertools.count(1)
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 DEADLINE_S = 60.0
 ROWS = 6_000
 SHARE = 0.3
@@ -136,7 +136,7 @@ def world(
     url = f"{(base.valkey_url or '').rsplit('/', 1)[0]}/14"
     with closing(valkey.Valkey.from_url(url)) as store:
         store.flushdb()  # the customers of the test before
-    names = {f"{topic}_topic": f"{topic}-trials-{number}" for topic in TOPICS}
+    names = own_topic_names(f"trials-{number}")
     names |= {"valkey_url": url, "consumer_group": f"trials-{number}"}
     settings = base.model_copy(update={**names, "partitions": 2, "model_repository": repository})
     ensure_topics(settings)

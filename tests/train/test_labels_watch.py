@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,13 +22,14 @@ from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.kafka import producer_config
 from flagger.settings import Settings
+from loadtest.own_topics import own_topic_names
+from loadtest.processes import environment_of
 from streamer.topics import ensure_topics
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 
 DAY_MS = 86_400_000
 TODAY_MS = int(time.time() * 1000) // DAY_MS * DAY_MS
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
 
 
 class Watch:
@@ -37,17 +37,12 @@ class Watch:
 
     def __init__(self, settings: Settings, out: Path) -> None:
         (self.port,) = free_ports(1)
-        names = [f"{topic}_topic" for topic in TOPICS]
-        further = {
-            f"FLAGGER_{name.upper()}": str(getattr(settings, name))
-            for name in (*names, "kafka_bootstrap_servers", "triton_url", "valkey_url")
-        }
         command = [sys.executable, "-m", "flagger", "drift", "watch", "--maturity-days", "3"]
         command += ["--window-days", "5", "--metrics-port", str(self.port)]
         command += ["--least-recall", "0.7", "--least-frauds", "2"]
         self.log = out.open("wb")
         self.process = subprocess.Popen(
-            command, env=os.environ | further, stderr=self.log, cwd=Path(__file__).parents[2]
+            command, env=environment_of(settings), stderr=self.log, cwd=Path(__file__).parents[2]
         )
 
     def get(self, path: str) -> str:
@@ -79,8 +74,7 @@ class Watch:
 @pytest.fixture
 def own(stack: LocalStack) -> Settings:
     name = uuid.uuid4().hex[:8]
-    topics = {f"{topic}_topic": f"{topic}-{name}" for topic in TOPICS}
-    return stack.settings().model_copy(update=topics)
+    return stack.settings().model_copy(update=own_topic_names(name))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from export.publish import export_model
 from flagger.errors import ConfigurationError
 from flagger.kafka import producer_config
 from flagger.settings import Settings
+from loadtest.own_topics import TOPIC_FIELDS, own_topic_names
 from streamer.produce import ReplayProducer
 from streamer.topics import ensure_topics
 from train.drift_cli import drift
@@ -24,14 +25,11 @@ from train.topics import read_values
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 
-TOPICS = ("transactions", "decisions", "alerts", "labels", "activity", "dead_letter")
-
 
 @pytest.fixture(scope="module")
 def topics(stack: LocalStack, small_training: Path) -> Settings:
     """40 days of payments with their labels, and a decision on each."""
-    names = {f"{topic}_topic": f"{topic}-retrain" for topic in TOPICS}
-    settings = stack.settings().model_copy(update=names)
+    settings = stack.settings().model_copy(update=own_topic_names("retrain"))
     ensure_topics(settings)
     table = pq.read_table(small_training.parent / "transactions.parquet")
     producer = ReplayProducer(settings)
@@ -54,8 +52,7 @@ def topics(stack: LocalStack, small_training: Path) -> Settings:
 
 @pytest.fixture
 def environment(topics: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    names = [f"{topic}_topic" for topic in TOPICS]
-    for name in (*names, "kafka_bootstrap_servers", "triton_url", "valkey_url"):
+    for name in (*TOPIC_FIELDS, "kafka_bootstrap_servers", "triton_url", "valkey_url"):
         monkeypatch.setenv(f"FLAGGER_{name.upper()}", str(getattr(topics, name)))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
