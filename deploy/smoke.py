@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import msgspec
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -18,15 +17,19 @@ from flagger.errors import StackError
 from flagger.kafka import client_config, producer_config
 from flagger.kafka_access import require_access
 from flagger.settings import Settings
+from gateway.client import GatewayClient, GatewayError
 
-__all__ = ["SmokePlan", "SmokeResult", "judge", "run_smoke"]
+__all__ = ["SmokePlan", "SmokeResult", "ask_gateway", "judge", "payment", "run_smoke"]
 
 _KAFKA_S = 10.0
 _POLL_S = 0.2
 _SETTLE_S = 1.0
 """How long a second decision is waited for once each payment has its first one."""
-_CUSTOMERS = 20
-_GATEWAY_S = 5.0
+_CUSTOMERS = 200
+_TERMINALS = 20
+"""Many of both: a burst of few would be flagged, and rightly."""
+_GATEWAY_S = 10.0
+"""Limit of one payment at the gateway, with further attempts where it says "not now"."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,13 @@ class SmokeResult:
         return float(np.percentile(self.latencies_ms, percent)) if self.latencies_ms else np.nan
 
 
-def _payment(run: str, number: int) -> dict[str, Any]:
+def payment(run: str, number: int) -> dict[str, Any]:
+    """Return a payment of a run."""
     return {
         "transaction_id": f"{run}-{number}",
         "event_time": time.time_ns() // 1_000_000,
         "customer_id": f"smoke-customer-{number % _CUSTOMERS}",
-        "terminal_id": "smoke-terminal",
+        "terminal_id": f"smoke-terminal-{number % _TERMINALS}",
         "amount": 5.0 + number % 50,
         "channel": "ecom",
     }
@@ -119,14 +123,18 @@ def _send(settings: Settings, run: str, n: int) -> dict[str, float]:
     """Send payments over Kafka; return id -> when, monotonic seconds."""
     failed: list[str] = []
     producer = Producer(producer_config(settings))
+    try:
+        producer.list_topics(settings.transactions_topic, timeout=_KAFKA_S)  # connects
+    except KafkaException as error:
+        raise StackError(f"Kafka does not answer: {error}.") from error
     sent: dict[str, float] = {}
     for number in range(n):
-        payment = _payment(run, number)
-        sent[payment["transaction_id"]] = time.monotonic()
+        one = payment(run, number)
+        sent[one["transaction_id"]] = time.monotonic()
         producer.produce(
             settings.transactions_topic,
-            msgspec.json.encode(payment),
-            key=payment["customer_id"],
+            msgspec.json.encode(one),
+            key=one["customer_id"],
             on_delivery=lambda error, _: failed.append(str(error)) if error else None,
         )
         producer.poll(0)
@@ -139,21 +147,17 @@ def _send(settings: Settings, run: str, n: int) -> dict[str, float]:
     return sent
 
 
-def _ask_gateway(plan: SmokePlan, run: str, result: SmokeResult) -> None:
-    headers = {"Authorization": f"Bearer {plan.gateway_key}"} if plan.gateway_key else {}
-    with httpx.Client(base_url=plan.gateway_url or "", timeout=_GATEWAY_S, headers=headers) as http:
+def ask_gateway(plan: SmokePlan, url: str, run: str, result: SmokeResult) -> None:
+    """Send the plan's payments to the gateway at `url`; write answers and failures down."""
+    with GatewayClient(url, plan.gateway_key or None, timeout_s=_GATEWAY_S) as gateway:
         for number in range(plan.gateway_requests):
-            payment = _payment(f"{run}-http", number)
+            sent = payment(f"{run}-http", number)
             try:
-                answer = http.post("/v1/score", json=payment)
-            except httpx.HTTPError as error:
-                result.failures.append(f"gateway: {error!r}")
+                answer = gateway.score(sent)
+            except GatewayError as error:
+                result.failures.append(f"gateway: {error}")
                 return
-            if answer.status_code != httpx.codes.OK:
-                text = answer.text[:300]
-                result.failures.append(f"gateway: {answer.status_code} {text}")
-                return
-            result.answers[payment["transaction_id"]] = str(answer.json()["decision"])
+            result.answers[sent["transaction_id"]] = answer.decision
 
 
 def _collect(
@@ -194,7 +198,7 @@ def run_smoke(
 ) -> SmokeResult:
     """Send payments and read their decisions from the topic, as anybody else would.
 
-    They are real payments of 20 customers named `smoke-customer-*`, at `smoke-terminal`.
+    They are real payments of customers named `smoke-customer-*` at terminals `smoke-terminal-*`.
 
     Raises:
         StackError: Kafka does not answer, or has no topics in time.
@@ -204,11 +208,12 @@ def run_smoke(
     on_step(f"waiting for topic {settings.decisions_topic}")
     reader = _reader_at_end(settings, plan.timeout_s)
     try:
-        on_step(f"sending {plan.transactions} payments over Kafka")
-        sent = _send(settings, run, plan.transactions)
         if plan.gateway_url:
             on_step(f"sending {plan.gateway_requests} payments to {plan.gateway_url}")
-            _ask_gateway(plan, run, result)
+            ask_gateway(plan, plan.gateway_url, run, result)
+        # Last, because their time runs until they are read.
+        on_step(f"sending {plan.transactions} payments over Kafka")
+        sent = _send(settings, run, plan.transactions)
         on_step("reading decisions")
         _collect(reader, run, sent, result, plan.timeout_s)
     finally:

@@ -28,7 +28,7 @@ def smoke(
 ) -> None:
     """Send payments through a running deployment and check that each is decided exactly once.
 
-    They are real payments of 20 customers named smoke-customer-*, and stay in the topics.
+    They are real payments of customers named smoke-customer-*, and stay in the topics.
     """
     plan = SmokePlan(
         transactions=transactions,

@@ -123,9 +123,15 @@ def test_the_image_is_built_with_a_cache_run_and_scanned() -> None:
     assert scan["image"] == build["tags"]
     assert scan["severity-cutoff"] == "high"
     runs = runs_of("ci", "image")
-    assert "hadolint deploy/docker/Dockerfile" in runs
+    assert "hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.triton" in runs
     assert "--read-only --tmpfs /tmp --tmpfs /var/cache/flagger:uid=10001" in runs
     assert f"{build['tags']} scale" in runs
+
+
+def test_compose_is_started_and_asked() -> None:
+    runs = runs_of("ci", "compose")
+    assert runs.index("Dockerfile.triton") < runs.index("compose.sh up")
+    assert runs.index("compose.sh up") < runs.index("compose.sh smoke")
 
 
 def test_a_release_says_of_what_it_was_made() -> None:

@@ -6,8 +6,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +130,23 @@ def test_what_is_referred_to_is_there(compose: dict[str, Any]) -> None:
                 assert source in named["volumes"], name
 
 
+def test_what_ends_is_waited_for(compose: dict[str, Any]) -> None:
+    """`compose up --wait` fails on a container that ended, unless somebody was to wait for it."""
+    services = compose["services"].values()
+    waited_for = {
+        name
+        for service in services
+        for name, how in dict(service.get("depends_on") or {}).items()
+        if how["condition"] == "service_completed_successfully"
+    }
+    ends = {
+        name
+        for name, service in compose["services"].items()
+        if service["restart"] == "no" and "profiles" not in service
+    }
+    assert ends == waited_for == {"desk-migrate", "desk-reader"}
+
+
 def test_only_this_machine_reaches_the_ports(compose: dict[str, Any]) -> None:
     ports = [p for s in compose["services"].values() for p in s.get("ports", [])]
     assert ports
@@ -203,89 +218,3 @@ def test_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
 
 def test_secrets_are_not_committed() -> None:
     assert "secrets/" in (FOLDER / ".gitignore").read_text().splitlines()
-
-
-@pytest.fixture(scope="module")
-def dockerfile() -> str:
-    return (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
-
-
-def test_the_image_has_every_package(dockerfile: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
-    copied = set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
-    assert copied == packages
-    ignore = (ROOT / "deploy" / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
-    assert {f"!{name}" for name in packages} <= set(ignore)
-    assert f"ARG VERSION={project['project']['version']}" in dockerfile
-
-
-def test_the_image_runs_as_nobody_special(dockerfile: str) -> None:
-    last = dockerfile.rpartition("\nFROM ")[2]
-    users = re.findall(r"^USER (\S+)$", last, re.MULTILINE)
-    assert users == ["10001:10001"]
-    assert "FLAGGER_REVISION=${REVISION}" in last  # after `ARG REVISION`: boards mark deploys by it
-    assert last.index("USER ") < last.index("deploy.precompile") < last.index("ENTRYPOINT")
-    assert 'ENTRYPOINT ["flagger"]' in last
-    assert not re.search(r"^ADD |:latest\b|curl|apt-get", dockerfile, re.MULTILINE)
-
-
-def test_precompiling_reaches_the_kernels_of_both_doors() -> None:
-    program = """
-from deploy.precompile import precompile
-from flagger.features import rows, updates
-from flagger.wire import encode, scan
-precompile()
-kernels = [scan.scan_transactions, rows.score_rows, updates.apply_activity, updates.apply_labels,
-           updates.hash_rows, encode._encode]
-print([kernel.__name__ for kernel in kernels if not kernel.signatures])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
-
-
-def instructions(dockerfile: str) -> list[tuple[str, str]]:
-    """Return the recipe's instructions with their arguments, continued lines joined."""
-    lines = [line for line in dockerfile.splitlines() if line and not line.startswith("#")]
-    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines)).splitlines()
-    return [(line.partition(" ")[0], line.partition(" ")[2]) for line in joined]
-
-
-def test_base_images_are_pinned_where_updates_find_them(dockerfile: str) -> None:
-    """Dependabot reads FROM, and neither ARG nor COPY: what stands there is never moved."""
-    steps = instructions(dockerfile)
-    assert not any("$" in value for name, value in steps if name == "FROM")
-    named = [value.split(" AS ") for name, value in steps if name == "FROM"]
-    stages = {stage for _, stage in named}
-    bases = {base for base, _ in named} - stages
-    assert len(bases) == 2
-    for base in bases:
-        assert re.fullmatch(PINNED, base), base
-    for name, value in steps:
-        source = re.search(r"--from=(\S+)", value)
-        if name == "COPY" and source:
-            assert source[1] in stages
-
-
-def test_the_recipe_keeps_to_the_main_rules_of_hadolint(dockerfile: str) -> None:
-    steps = instructions(dockerfile)
-    for name, value in steps:
-        if name in ("ENTRYPOINT", "CMD"):
-            assert value.startswith("["), value  # DL3025: without a shell, signals arrive
-        if name == "WORKDIR":
-            assert value.startswith("/"), value  # DL3000
-        if name == "RUN":
-            assert not re.search(r"\bsudo\b|^cd ", value), value  # DL3004, DL3003
-            for install in re.findall(r"apt-get install[^&;]*", value):
-                assert "--no-install-recommends" in install  # DL3015
-                assert "rm -rf /var/lib/apt/lists" in value  # DL3009
-    names = [name for name, _ in steps]
-    assert "MAINTAINER" not in names  # DL4000
-    assert names.count("ENTRYPOINT") == names.count("CMD") == 1  # DL4003, DL4004

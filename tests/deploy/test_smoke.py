@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from deploy.health_cli import health
 from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
-from deploy.smoke import SmokePlan, SmokeResult, judge, run_smoke
+from deploy.smoke import SmokePlan, SmokeResult, ask_gateway, judge, payment, run_smoke
 from deploy.smoke_cli import smoke
 from flagger.errors import StackError
 from flagger.settings import ENV_PREFIX
+from gateway.answers import Answer
 from loadtest.api_key import make_key
 from loadtest.own_topics import own_topic_names
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
@@ -78,7 +83,7 @@ def test_a_deployment_that_works(deployment: Deployment, tmp_path: Path) -> None
 def test_a_gateway_that_refuses_is_said(deployment: Deployment) -> None:
     done = run(deployment, "--transactions", "5", "--gateway", deployment.gateway_url)
     assert done.exit_code == 1
-    assert "FAILED gateway: 401" in done.output
+    assert "FAILED gateway: The gateway answered 401" in done.output
 
 
 @pytest.mark.stack
@@ -114,6 +119,48 @@ def test_health_of_what_does_not_run() -> None:
     assert done.exit_code == 1
     assert "does not answer" in done.output
     assert CliRunner().invoke(health, ["gateway", "--url", "localhost:80"]).exit_code == 2
+
+
+def test_a_gateway_that_is_busy_is_asked_again() -> None:
+    asked: list[str] = []
+    answer = Answer(
+        transaction_id="run-http-0", decision="approve", decision_source="model", score=0.1,
+        reasons=[], reason_codes=[], model="fraud_fil", model_version="1", policy_version="1",
+        latency_ms=5.0,
+    )  # fmt: skip
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            asked.append(msgspec.json.decode(body)["transaction_id"])
+            said = msgspec.json.encode(answer) if len(asked) > 1 else b"{}"
+            self.send_response(200 if len(asked) > 1 else 503)
+            self.send_header("content-length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        result = SmokeResult()
+        plan = SmokePlan(gateway_requests=1)
+        ask_gateway(plan, f"http://127.0.0.1:{server.server_port}", "run", result)
+        server.shutdown()
+        thread.join()
+    assert result.failures == []
+    assert list(result.answers.values()) == ["approve"]
+    assert len(asked) == 2
+    assert len(set(asked)) == 1  # the same payment
+
+
+def test_a_run_is_no_burst_of_few() -> None:
+    """Else it would be flagged, and analysts would find it on their desk."""
+    sent = [payment("run", number) for number in range(SmokePlan().transactions)]
+    assert len({one["customer_id"] for one in sent}) == len(sent)
+    assert max(Counter(one["terminal_id"] for one in sent).values()) <= 10
 
 
 def test_what_is_judged() -> None:
