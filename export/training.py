@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ __all__ = ["SAMPLE_FILE", "Training", "read_training", "sample_rows"]
 
 _FILES = ("model.json", "contract.json", "policy.json", "metrics.json")
 _SCORES = "scores.parquet"
+_DAYS = ("train_from", "train_to", "test_from", "test_to")
 _Read = TypeVar("_Read")
 
 
@@ -62,7 +64,7 @@ def read_training(folder: Path) -> Training:
     contract = _read(folder / "contract.json", documents, FeatureContract.from_json)
     contract.require_current(str(folder))
     _read(folder / "policy.json", documents, Policy.from_json)
-    metrics = _read(folder / "metrics.json", documents, _json_object)
+    windows = _read(folder / "metrics.json", documents, _windows_of)
     if table := trade_off(folder / _SCORES):
         documents[TRADE_OFF_FILE] = table
     return Training(
@@ -70,15 +72,35 @@ def read_training(folder: Path) -> Training:
         contract=contract,
         documents=documents,
         sample_rows=sample_rows(folder / SAMPLE_FILE, contract.names),
-        data_window=metrics.get("windows", {}),
+        data_window=windows,
     )
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    found = json.loads(text)
-    if not isinstance(found, dict):
+def _windows_of(text: str) -> dict[str, str]:
+    """Return the days of metrics.json; drift and retraining take them for what the model has seen.
+
+    Raises:
+        ConfigurationError: They are missing, are no days or are out of order, or no measures of the
+            test window stand beside them.
+    """
+    metrics = json.loads(text)
+    if not isinstance(metrics, dict):
         raise ConfigurationError("Not a JSON object.")
-    return found
+    for name in ("windows", "test"):
+        if not isinstance(metrics.get(name), dict) or not metrics[name]:
+            raise ConfigurationError(f"The object {name!r} is missing or empty.")
+    windows: dict[str, str] = metrics["windows"]
+    days = []
+    for name in _DAYS:
+        try:
+            days.append(date.fromisoformat(windows[name]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"windows.{name} must be a day such as 2026-01-31, not {windows.get(name)!r}."
+            ) from error
+    if days != sorted(days):
+        raise ConfigurationError(f"The days of 'windows' are out of order: {', '.join(_DAYS)}.")
+    return windows
 
 
 def _read(path: Path, documents: dict[str, str], read: Callable[[str], _Read]) -> _Read:

@@ -16,7 +16,6 @@ Generator: Fraud Detection Handbook, chapter 3, "Transaction data simulator", sc
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ import pyarrow.compute as pc
 from sklearn.metrics import roc_auc_score
 
 from flagger.state.records import DAY_MS, TERMINAL_BUCKET_MS
-from train.evaluate import TREES, Evaluation, EvaluationPlan, load_history
+from train.evaluate import TREES, Evaluation, EvaluationPlan
 
 __all__ = ["Ceiling", "ceiling", "unforeseeable"]
 
@@ -94,16 +93,14 @@ def unforeseeable(table: pa.Table, label_delay_days: int) -> npt.NDArray[np.bool
     return found
 
 
-def ceiling(data: Path, plan: EvaluationPlan, evaluation: Evaluation) -> list[dict[str, Any]]:
+def ceiling(plan: EvaluationPlan, evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return a `Ceiling` for each period that was evaluated, as JSON has it.
 
     Args:
-        data: The file that was evaluated.
-        plan: How it was.
+        plan: How the file was evaluated.
         evaluation: What was found.
     """
-    table = load_history(data, plan).table
-    hidden = unforeseeable(table, plan.prequential.label_delay_days)[evaluation.places]
+    hidden = unforeseeable(evaluation.table, plan.prequential.label_delay_days)[evaluation.places]
     scores, is_fraud = evaluation.scores[TREES], evaluation.is_fraud
     found, start = [], 0
     for period in evaluation.measures["periods"]:

@@ -87,13 +87,15 @@ class Evaluation:
         measures: The content of evaluation.json.
         is_fraud: Outcomes of all periods' test windows, bool [n].
         scores: Scores by model, float32 [n].
-        places: Places of these transactions in the file ordered by time, int64 [n].
+        places: Places of these transactions in `table`, int64 [n].
+        table: All transactions of the file, ordered by time.
     """
 
     measures: dict[str, Any]
     is_fraud: npt.NDArray[np.bool_]
     scores: dict[str, npt.NDArray[np.float32]]
     places: npt.NDArray[np.int64]
+    table: pa.Table
 
 
 def load_history(data: Path, plan: EvaluationPlan) -> History:
@@ -192,7 +194,7 @@ def _saved_summary(per_period: list[dict[str, dict[str, float]]]) -> dict[str, A
         found[budget] = {
             **sums,
             "recall": float(np.mean([part["recall"] for part in parts])),
-            "saved_share": asdict(interval(part["saved_share"] for part in parts)),
+            "saved_share": asdict(interval((part["saved_share"] for part in parts), highest=1.0)),
         }
     return found
 
@@ -275,7 +277,6 @@ def _collect(
         [p.policy(TREES, plan.targets).decide(p.test_scores[TREES]) != 0 for p in judged]
     )
     place = np.concatenate([period.test.place for period in judged])
-    saved = [reviews_saved(period, TREES) for period in judged]
     found = {
         "data": data.name,
         "transactions": history.table.num_rows,
@@ -288,7 +289,7 @@ def _collect(
         "targets": plan.targets.to_dict(),
         "periods": [_describe_period(p, m) for p, m in zip(judged, measures, strict=True)],
         "summary": {name: summarise([period[name] for period in measures]) for name in names},
-        "reviews_saved": _saved_summary(saved),
+        "reviews_saved": _saved_summary([reviews_saved(period, TREES) for period in judged]),
         "segments": segment_tables(history.table, place, scores[TREES], is_fraud, flagged),
         "lift": {name: lift_table(scores[name], is_fraud) for name in names},
         "importance": _importance(booster, judged[-1].test.rows),
@@ -296,4 +297,4 @@ def _collect(
             name: calibration_table(scores[name], is_fraud) for name in names if name != "rules"
         },
     }
-    return Evaluation(found, is_fraud, scores, place)
+    return Evaluation(found, is_fraud, scores, place, history.table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def _spread(entry: dict[str, Any] | None, digits: int, *, interval: bool = True)
         return "-"
     text = f"{entry['mean']:.{digits}f}"
     if interval and entry["low"] is not None:
-        text += f" ± {entry['high'] - entry['mean']:.{digits}f}"
+        below, above = entry["mean"] - entry["low"], entry["high"] - entry["mean"]
+        if isclose(below, above, rel_tol=1e-6, abs_tol=1e-12):
+            return f"{text} ± {above:.{digits}f}"
+        text += f" ({entry['low']:.{digits}f} to {entry['high']:.{digits}f})"
     return text
 
 
@@ -184,7 +188,7 @@ def evaluate(data: Path, out: Path, **options: Any) -> None:
 
         evaluation = evaluate_file(data, plan, on_progress=show)
         ablation = ablate(data, plan, on_progress=show) if options["ablation"] else None
-    best = ceiling(data, plan, evaluation) if options["handbook_ceiling"] else None
+    best = ceiling(plan, evaluation) if options["handbook_ceiling"] else None
     write_evaluation(out, evaluation, Extras(ablation, times, best))
     console = Console()
     for table in _summary(evaluation.measures, out):

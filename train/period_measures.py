@@ -190,7 +190,13 @@ def summarise(per_period: Sequence[Mapping[str, float]]) -> dict[str, dict[str, 
     names = [name for name in MEASURES if any(name in period for period in per_period)]
     return {
         name: {
-            **asdict(interval(period[name] for period in per_period if name in period)),
+            **asdict(
+                interval(
+                    (period[name] for period in per_period if name in period),
+                    lowest=-np.inf if name == "money_saved_share" else 0.0,  # reviews cost, too
+                    highest=1.0,
+                )
+            ),
             "periods": sum(name in period for period in per_period),
         }
         for name in names

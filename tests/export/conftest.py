@@ -83,6 +83,18 @@ def early_stopped(train_booster: TrainBooster) -> Any:
     return booster
 
 
+METRICS = {
+    "windows": {
+        "train_from": "2026-01-01",
+        "validation_from": "2026-01-20",
+        "train_to": "2026-01-25",
+        "test_from": "2026-02-02",
+        "test_to": "2026-02-08",
+    },
+    "test": {"pr_auc": 0.5},
+}
+
+
 @pytest.fixture(scope="session")
 def write_training() -> WriteTraining:
     """Write what `flagger train` leaves: `write_training(folder, booster, policy=...)`."""
@@ -94,7 +106,7 @@ def write_training() -> WriteTraining:
         thresholds = {"policy_version": "p1", "review_threshold": 0.5, "decline_threshold": 0.9}
         (folder / "contract.json").write_text(contract.to_json())
         (folder / "policy.json").write_text(json.dumps(policy or thresholds))
-        (folder / "metrics.json").write_text('{"pr_auc": 0.5}')
+        (folder / "metrics.json").write_text(json.dumps(METRICS))
         return folder
 
     return write

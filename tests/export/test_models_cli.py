@@ -107,6 +107,8 @@ def test_more_alerts_than_transactions_are_refused(repository: Path) -> None:
         ("contract.json", "{}"),
         ("metrics.json", "[]"),
         ("metrics.json", "no"),
+        ("metrics.json", "{}"),
+        ("metrics.json", '{"windows": {}, "test": {"pr_auc": 0.5}}'),
     ],
 )
 def test_a_training_with_a_damaged_document_names_file_and_remedy(

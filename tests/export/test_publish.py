@@ -69,7 +69,8 @@ def test_a_version_is_written_in_triton_s_layout_with_its_proof(
     assert manifest["n_trees"] == 40
     assert manifest["feature_hash"] == version.contract.hash
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", manifest["git_revision"] or "0" * 40)
-    assert manifest["data_window"] == {}  # this training tells none
+    metrics = json.loads((training_dir / "metrics.json").read_text())
+    assert manifest["data_window"] == metrics["windows"]
     assert set(manifest["parity"]) == {"xgboost.json", "model.onnx"}
     for report in manifest["parity"].values():
         assert report["rows"] == ROWS

@@ -89,7 +89,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     }
 
     def written(results: Path) -> tuple[str, dict[str, Any]]:
-        evaluation = Evaluation(measures, [], {}, [])  # type: ignore[arg-type]
+        evaluation = Evaluation(measures, [], {}, [], None)  # type: ignore[arg-type]
         write_evaluation(tmp_path, evaluation, Extras(times=read_alert_times(results)))
         text = (tmp_path / "report.html").read_text(encoding="utf-8")
         return text, json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from train.ceiling import unforeseeable
 from train.evaluate_cli import evaluate
-from train.sources import SCHEMA
+from train.sources import SCHEMA, read_sorted
 
 START = datetime(2026, 1, 1, 6, tzinfo=UTC)
 EPISODE = [(day, "t1", 50.0, True) for day in (2.0, 9.2, 9.3, 12.0)]
@@ -61,7 +62,7 @@ def test_a_run_does_not_go_on_at_the_next_terminal() -> None:
     assert not unforeseeable(table(rows), label_delay_days=7).any()
 
 
-def test_the_command_tells_the_best_area(tmp_path: Path) -> None:
+def test_the_command_tells_the_best_area(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frauds at compromised terminals only: a perfect model loses what is not known yet."""
     random = np.random.default_rng(3)
     rows = [
@@ -72,10 +73,18 @@ def test_the_command_tells_the_best_area(tmp_path: Path) -> None:
     pq.write_table(table(rows), tmp_path / "payments.parquet")
     arguments = ["--data", str(tmp_path / "payments.parquet"), "--out", str(tmp_path / "new")]
     arguments += ["--periods", "1", "--train-days", "30", "--no-baselines", "--handbook-ceiling"]
+    reads: list[Any] = []
+
+    def counted(*given: Any) -> pa.Table:
+        reads.append(given)
+        return read_sorted(*given)
+
+    monkeypatch.setattr("train.evaluate.read_sorted", counted)
     result = CliRunner().invoke(
         evaluate, [*arguments, "--set", "max_trees=20", "--set", "max_depth=3"]
     )
     assert result.exit_code == 0, result.output
+    assert len(reads) == 1
     found = json.loads((tmp_path / "new" / "evaluation.json").read_text(encoding="utf-8"))
     assert found["hyperparameters"]["max_depth"] == 3
     assert found["hyperparameters"]["max_trees"] == 20

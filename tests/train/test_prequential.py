@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy import stats
 
 from flagger.errors import ConfigurationError
+from train.evaluate_cli import _spread
+from train.period_measures import summarise
 from train.prequential import PrequentialPlan, choose_periods, interval
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 4, 10)
@@ -51,6 +54,34 @@ def test_interval_is_that_of_scipy() -> None:
     expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert interval([0.5]).low is None
+
+
+def test_an_interval_keeps_to_the_range_of_the_measure() -> None:
+    """Two periods leave one degree of freedom: t is 12.7."""
+    periods = [
+        {"roc_auc": 0.98, "brier": 0.001, "money_saved_share": 0.1},
+        {"roc_auc": 0.90, "brier": 0.003, "money_saved_share": 0.3},
+    ]
+    found = summarise(periods)
+    whole = interval([0.98, 0.90])
+    assert whole.high is not None
+    assert whole.high > 1
+    assert (found["roc_auc"]["low"], found["roc_auc"]["high"]) == (whole.low, 1.0)
+    assert found["brier"]["low"] == 0.0
+    assert found["money_saved_share"]["low"] < 0  # reviews can cost more than they save
+    assert found["money_saved_share"]["high"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"mean": 0.5, "low": 0.4, "high": 0.6}, "0.50 ± 0.10"),
+        ({"mean": 0.94, "low": 0.43, "high": 1.0}, "0.94 (0.43 to 1.00)"),
+        ({"mean": 0.94, "low": None, "high": None}, "0.94"),
+    ],
+)
+def test_a_cut_interval_is_shown_by_its_ends(entry: dict[str, Any], words: str) -> None:
+    assert _spread(entry, 2) == words
 
 
 def test_the_tutorials_file_is_long_enough_for_its_evaluation() -> None:
