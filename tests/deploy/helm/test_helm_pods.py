@@ -65,6 +65,20 @@ def test_every_setting_is_one(
     assert seen == {"everything": 8, "aws": 6}.get(rendering.name, 3)
 
 
+def test_compiled_kernels_can_be_kept(rendering: Rendering) -> None:
+    """The root file system is read-only; without this folder each start compiles anew."""
+    for component, pod in rendering.ours():
+        mounts = {one["mountPath"]: one for one in pod["containers"][0]["volumeMounts"]}
+        kernels = mounts["/var/cache/flagger"]
+        assert not kernels.get("readOnly"), component
+        assert {"name": kernels["name"], "emptyDir": {"sizeLimit": "256Mi"}} in pod["volumes"]
+        if component != "smoke":
+            (init,) = pod["initContainers"]
+            # `cp -a` fails: it sets times and mode of a folder that root owns.
+            assert init["command"] == ["cp", "-r", "/var/cache/flagger/.", "/kernels/"]
+            assert init["volumeMounts"] == [{"name": kernels["name"], "mountPath": "/kernels"}]
+
+
 def test_numbers_of_the_values_stay_whole(everything: Rendering) -> None:
     env = environment_of(pod_of(everything.find("StatefulSet", "streamer")))
     assert env["FLAGGER_MAX_CUSTOMERS_IN_MEMORY"] == "2000000"

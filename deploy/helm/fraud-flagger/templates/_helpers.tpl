@@ -167,6 +167,8 @@ securityContext:
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+initContainers:
+  {{- include "ff.initContainers" .root | nindent 2 }}
 {{- end }}
 
 {{/* Image and rights of such a container: dict root */}}
@@ -213,7 +215,8 @@ readinessProbe:
 - name: kernels
   image: {{ include "ff.image" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
-  command: [cp, -a, /var/cache/flagger/., /kernels/]
+  # Not -a: the folder is not ours, so its times and mode cannot be set.
+  command: [cp, -r, /var/cache/flagger/., /kernels/]
   securityContext:
     {{- include "ff.containerSecurity" . | nindent 4 }}
   resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {memory: 64Mi}}
