@@ -135,6 +135,15 @@ def test_a_gateway_is_out_of_the_service_before_it_ends(default: Rendering) -> N
     assert pod["terminationGracePeriodSeconds"] * 1000 > 2 * Settings().gateway_drain_ms
 
 
+def test_a_triton_is_out_of_the_service_before_it_ends(everything: Rendering) -> None:
+    """It refuses as soon as it is told to end; who asks it must have been told before."""
+    for pool in ("triton-cpu", "triton-gpu"):
+        pod = pod_of(everything.find("Deployment", pool))
+        wait, seconds = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert wait == "sleep"
+        assert 0 < int(seconds) < pod["terminationGracePeriodSeconds"]
+
+
 def test_a_streamer_keeps_its_name(default: Rendering) -> None:
     streamer = default.find("StatefulSet", "streamer")
     env = {e["name"]: e for e in pod_of(streamer)["containers"][0]["env"]}
