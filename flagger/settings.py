@@ -133,6 +133,8 @@ class Settings(BaseSettings):
     """The `iss` that a JWT must have."""
     gateway_jwt_audience: str | None = None
     """The `aud` that a JWT must have."""
+    gateway_jwt_rate_per_s: float | None = Field(default=None, gt=0)
+    """Requests per second of one JWT subject, over all gateways together; None: no limit."""
     gateway_audit_log: Path | None = None
     """File of administrative actions at the gateway, one JSON object a line; None: its log."""
     gateway_tls_certificate: Path | None = None

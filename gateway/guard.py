@@ -35,11 +35,13 @@ class Caller:
         id: Key id, `sub` of a token, or `anybody`.
         scopes: What it may do.
         rate_per_s: Its rate limit; None: none.
+        counted_as: Name of its count, so that a subject called like a key does not share the key's.
     """
 
     id: str
     scopes: tuple[str, ...]
     rate_per_s: float | None = None
+    counted_as: str = ""
 
 
 _ANYBODY = Caller("anybody", SCOPES)
@@ -70,6 +72,7 @@ class Guard:
         self._count_error = count_error
         self._keys = KeyFile.open(settings.gateway_keys_file)
         self._tokens = TokenVerifier(settings) if settings.gateway_jwt_jwks else None
+        self._token_rate_per_s = settings.gateway_jwt_rate_per_s
         self._is_off = settings.gateway_auth == "off"
         if self._is_off:
             logger.warning(
@@ -117,11 +120,12 @@ class Guard:
             state = key.state(self._clock.now_ms())
             if state != "valid":
                 raise ProblemError("unauthenticated", f"This key is {state}.")
-            return Caller(key.id, key.scopes, key.rate_per_s)
+            return Caller(key.id, key.scopes, key.rate_per_s, key.id)
         found = self._tokens.verify(credential) if self._tokens is not None else None
         if found is None:
             raise ProblemError("unauthenticated", "This key or token is not valid.")
-        return Caller(*found)
+        subject, scopes = found
+        return Caller(subject, scopes, self._token_rate_per_s, f"jwt:{subject}")
 
     async def count(self, caller: Caller, requests: int) -> None:
         """Count requests of a caller; raises ProblemError 429 where they are too many."""
@@ -130,7 +134,7 @@ class Guard:
             return
         try:
             wait_ms = await self._state.wait_ms(
-                caller.id, per_s, max(per_s, _MIN_BURST), requests, _LIMIT_TIMEOUT_MS
+                caller.counted_as, per_s, max(per_s, _MIN_BURST), requests, _LIMIT_TIMEOUT_MS
             )
         except StateStoreError:  # the limit on requests in flight still holds
             self._count_error("rate_unchecked")
@@ -138,7 +142,7 @@ class Guard:
         if wait_ms:
             raise ProblemError(
                 "rate_limited",
-                f"This key may send {per_s:g} requests per second.",
+                f"This key or token may send {per_s:g} requests per second.",
                 retry_after_s=-(-wait_ms // 1000),
             )
 

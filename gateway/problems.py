@@ -22,7 +22,7 @@ RETRY_AFTER_S = 1
 PROBLEMS: dict[str, tuple[int, str]] = {
     "unauthenticated": (401, "Who asks is not known"),
     "forbidden": (403, "The key may not do this"),
-    "rate_limited": (429, "Too many requests with this key"),
+    "rate_limited": (429, "Too many requests with this key or token"),
     "bad_request": (400, "The request is not valid"),
     "slow_request": (408, "The request did not arrive in time"),
     "bad_batch": (422, "The batch is not valid"),

@@ -23,7 +23,8 @@ def dockerfile() -> str:
 
 @pytest.fixture(params=RECIPES)
 def recipe(request: pytest.FixtureRequest) -> str:
-    return (FOLDER / request.param).read_text()
+    name: str = request.param
+    return (FOLDER / name).read_text()
 
 
 def test_the_image_has_every_package(dockerfile: str) -> None:

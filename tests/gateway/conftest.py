@@ -29,6 +29,7 @@ from flagger.wire.messages import Transaction
 from gateway.app import create_app
 from gateway.backends import Backends
 from gateway.deadline import SYSTEM_CLOCK, Clock
+from gateway.keys import KeyFile, new_key
 from gateway.live import LiveModel, Serving
 from gateway.producer import TransactionLogError
 from gateway.server import DrainingServer, server_config
@@ -265,3 +266,31 @@ def body() -> Callable[..., dict[str, Any]]:
 def engine() -> FeatureEngine:
     """Return an engine with the contract of the gateway's model."""
     return FeatureEngine(CONTRACT)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, str]:
+    """Return name -> key of a file with one key of each kind."""
+    file = KeyFile.open(tmp_path / "keys.json")
+    made, now_ms = {}, time.time_ns() // 1_000_000
+    for name, scopes, options in (
+        ("payments", ("score",), {}),
+        ("analysts", ("feedback",), {}),
+        ("operator", ("admin",), {}),
+        ("old", ("score",), {"expires_ms": now_ms - 1}),
+        ("limited", ("score",), {"rate_per_s": 3.0}),
+    ):
+        key, made[name] = new_key(name, scopes, now_ms, **options)  # type: ignore[arg-type]
+        file.put(key)
+    return made
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, start_gateway: Any, keys: dict[str, str]) -> Any:
+    return lambda **more: start_gateway(
+        gateway_auth="required", gateway_keys_file=tmp_path / "keys.json", **more
+    )
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}

@@ -1,0 +1,165 @@
+"""Tokens of an identity provider: which hold, how its keys change, how much a subject may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from flagger.cli import cli
+from tests.gateway.conftest import bearer
+
+pytestmark = pytest.mark.anyio
+Body = Callable[..., dict[str, Any]]
+
+
+async def test_the_rate_limit_of_a_subject_holds_over_replicas(
+    guarded: Any, keys: dict[str, str], tmp_path: Path, body: Body
+) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [public | {"kid": "k1"}]}))
+    provider = {
+        "gateway_jwt_jwks": str(tmp_path / "jwks.json"),
+        "gateway_jwt_issuer": "i",
+        "gateway_jwt_audience": "a",
+        "gateway_jwt_rate_per_s": 3.0,
+    }
+
+    def headers(subject: str) -> dict[str, str]:
+        claims = {"iss": "i", "aud": "a", "sub": subject, "exp": time.time() + 60, "scope": "score"}
+        return bearer(jwt.encode(claims, private, "ES256", headers={"kid": "k1"}))
+
+    async with guarded(**provider) as one, guarded(**provider) as other:
+        # A subject that is called like a key's id has a count of its own.
+        limited_key = keys["limited"].split("_")[1]
+        responses = [
+            await (one, other)[i % 2].client.post(
+                "/v1/score", json=body(transaction_id=f"t-{i}"), headers=headers(limited_key)
+            )
+            for i in range(10)
+        ]
+        refused = [r for r in responses if r.status_code == 429]
+        assert 5 <= len(refused) <= 7
+        assert refused[0].json()["type"].endswith(":rate_limited")
+        assert int(refused[0].headers["retry-after"]) >= 1
+        for allowed in (headers("another"), bearer(keys["limited"]), bearer(keys["payments"])):
+            assert (await one.client.get("/v1/models", headers=allowed)).status_code == 200
+
+
+async def test_tokens_of_an_identity_provider(
+    start_gateway: Any, tmp_path: Path, body: Body
+) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
+    jwks = tmp_path / "jwks.json"
+    jwks.write_text(json.dumps({"keys": [public | {"kid": "k1", "alg": "ES256"}]}))
+
+    def token(key: Any = private, algorithm: str = "ES256", **changes: Any) -> str:
+        claims = {
+            "iss": "https://id.example",
+            "aud": "fraud-flagger",
+            "sub": "svc",
+            "exp": time.time() + 60,
+            "scope": "openid score",
+        }
+        return jwt.encode(claims | changes, key, algorithm, headers={"kid": "k1"})
+
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    async with start_gateway(
+        gateway_auth="required",
+        gateway_keys_file=tmp_path / "none.json",
+        gateway_jwt_jwks=str(jwks),
+        gateway_jwt_issuer="https://id.example",
+        gateway_jwt_audience="fraud-flagger",
+    ) as gateway:
+        for text, expected in (
+            (token(), 200),
+            (token(scope="feedback"), 403),
+            (token(exp=time.time() - 120), 401),
+            (token(aud="other"), 401),
+            (token(iss="https://other"), 401),
+            (token(key=stranger), 401),
+            (token(key="x" * 32, algorithm="HS256"), 401),
+            (token(key=None, algorithm="none"), 401),
+            ("a.b.c", 401),
+        ):
+            response = await gateway.client.post("/v1/score", json=body(), headers=bearer(text))
+            assert response.status_code == expected, text
+
+
+async def test_keys_of_an_identity_provider_change(
+    guarded: Any, keys: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token under a new key holds within seconds; a broken answer stops nobody from following."""
+    monkeypatch.setattr("gateway.tokens._UNKNOWN_REFRESH_S", 0.2)
+    monkeypatch.setattr("gateway.guard.FOLLOW_INTERVAL_S", 0.1)
+    jwks = tmp_path / "jwks.json"
+
+    def pair(name: str) -> tuple[Any, dict[str, Any]]:
+        private = ec.generate_private_key(ec.SECP256R1())
+        public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
+        return private, public | {"kid": name, "alg": "ES256"}
+
+    def token(private: Any, name: str) -> str:
+        claims = {"iss": "i", "aud": "a", "sub": "svc", "exp": time.time() + 60, "scope": "score"}
+        return jwt.encode(claims, private, "ES256", headers={"kid": name})
+
+    (old, old_public), (new, new_public) = pair("k1"), pair("k2")
+    jwks.write_text(json.dumps({"keys": [old_public]}))
+    provider = {
+        "gateway_jwt_jwks": str(jwks),
+        "gateway_jwt_issuer": "i",
+        "gateway_jwt_audience": "a",
+    }
+    async with guarded(**provider) as gateway:
+
+        async def status(credential: str) -> int:
+            response = await gateway.client.get("/v1/models", headers=bearer(credential))
+            return int(response.status_code)
+
+        async def becomes(credential: str, expected: int) -> bool:
+            end_s = time.monotonic() + 5
+            while await status(credential) != expected:
+                if time.monotonic() > end_s:
+                    return False
+                await asyncio.sleep(0.05)
+            return True
+
+        assert await status(token(old, "k1")) == 200
+        for broken in ("[]", '{"keys": null}', "{"):
+            jwks.write_text(broken)
+            assert await status(token(new, "k2")) == 401  # asks for the keys again
+            await asyncio.sleep(0.4)
+        assert await status(token(old, "k1")) == 200
+        jwks.write_text(json.dumps({"keys": [new_public]}))
+        assert await becomes(token(new, "k2"), 200)
+        assert await becomes(token(old, "k1"), 401)
+        key_id = keys["payments"].split("_")[1]
+        option = ["--file", str(tmp_path / "keys.json")]
+        assert CliRunner().invoke(cli, ["keys", "revoke", key_id, *option]).exit_code == 0
+        assert await becomes(keys["payments"], 401)
+
+
+async def test_what_is_no_token_is_no_internal_error(guarded: Any, tmp_path: Path) -> None:
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    jwk = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(public))
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [jwk | {"kid": "k1"}]}))
+    provider = {"gateway_jwt_issuer": "i", "gateway_jwt_audience": "a"}
+    deep = base64.urlsafe_b64encode(b"[" * 20_000).decode().rstrip("=")
+    kid = base64.urlsafe_b64encode(b'{"alg":"ES256","kid":["k"]}').decode().rstrip("=")
+    long = base64.urlsafe_b64encode(b'{"alg":%b}' % (b"9" * 9_000)).decode().rstrip("=")
+    async with guarded(gateway_jwt_jwks=str(tmp_path / "jwks.json"), **provider) as gateway:
+        for text in (f"{deep}.e30.x", f"{kid}.e30.x", f"{long}.e30.x", "..", "\xe9.e30.x", "a b"):
+            headers = {"Authorization": b"Bearer " + text.encode("latin-1")}
+            response = await gateway.client.get("/v1/models", headers=headers)
+            assert response.status_code == 401, text[:50]
