@@ -15,7 +15,7 @@ import httpx
 import pytest
 from confluent_kafka import Consumer, Message, Producer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from deploy.local.server import Server, free_ports
 from deploy.local.stack import LocalStack
@@ -203,6 +203,18 @@ def test_a_trace_goes_from_the_caller_to_the_decision(
     told = " ".join(map(str, (*collector.spans, *collector.tritons)))
     assert "c-traced" not in told
     assert "c-kafka" not in told
+
+
+def test_a_fault_tells_a_trace_its_kind_and_no_card_number(collector: Collector) -> None:
+    planted = "4111111111111111"
+    tracing = Tracing(Settings(otlp_endpoint=collector.url, trace_share=1.0), "flagger-gateway")
+    with pytest.raises(ValueError, match=planted), tracing.request("POST /v1/score", {}):
+        raise ValueError(f"customer c-{planted}")
+    tracing.close()
+    ((_, span),) = collector.spans
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert span.status.message == "ValueError"
+    assert planted not in str(span)
 
 
 def test_without_a_collector_there_is_no_trace() -> None:
