@@ -207,6 +207,9 @@ def _stream(
         what = f"stream {live.num_rows:,} at {rate:,.0f}/s and ask the gateway"
         with _step(result, on_step, what), DecisionFollower(settings) as follower:
             producer = produce("live", live, "--rate", f"{rate:g}")
+            # Both at the same pace from the same moment: a gateway whose payments are days ahead of
+            # the stream's moves the terminals' windows on before the stream has used them.
+            wait_for_decided(metrics, streamer, history.num_rows + 1)
             duration_s = live.num_rows / rate
             result.answers = ask_gateway(port, bodies, key, duration_s=duration_s)
             producer.wait(_PRODUCE_TIMEOUT_S)
