@@ -207,11 +207,15 @@ def _stream(
         what = f"stream {live.num_rows:,} at {rate:,.0f}/s and ask the gateway"
         with _step(result, on_step, what), DecisionFollower(settings) as follower:
             producer = produce("live", live, "--rate", f"{rate:g}")
-            # Both at the same pace from the same moment: a gateway whose payments are days ahead of
-            # the stream's moves the terminals' windows on before the stream has used them.
-            wait_for_decided(metrics, streamer, history.num_rows + 1)
-            duration_s = live.num_rows / rate
-            result.answers = ask_gateway(port, bodies, key, duration_s=duration_s)
+            # At the stream's own pace: payments at the gateway that are days ahead of the stream's
+            # move the terminals' windows on before the stream has used them.
+            first, each = history.num_rows + 1, live.num_rows / asked.num_rows
+            result.answers = ask_gateway(
+                port,
+                bodies,
+                key,
+                wait_for_turn=lambda i: wait_for_decided(metrics, streamer, first + int(each * i)),
+            )
             producer.wait(_PRODUCE_TIMEOUT_S)
             result.sent = history.num_rows + live.num_rows + asked.num_rows
             wait_for_decided(metrics, streamer, result.sent)

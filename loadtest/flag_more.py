@@ -19,7 +19,7 @@ from flagger.errors import StackError
 from flagger.live import FOLLOW_INTERVAL_S
 from flagger.models import live_version, load_version
 from flagger.policies import set_policy
-from loadtest.observe import ask_gateway
+from loadtest.observe import ask_gateway, evenly_over
 from loadtest.payments import PaymentMaker
 
 __all__ = ["flag_more"]
@@ -43,7 +43,7 @@ def flag_more(repository: Path, port: int, key: str, share: float) -> float:
     """
     maker = PaymentMaker(f"{time.time_ns():x}f", seed=1, busy_share=share)
     bodies = [maker.new().body for _ in range(_ASKED)]
-    answers = ask_gateway(port, bodies, key, duration_s=_ASKING_S)
+    answers = ask_gateway(port, bodies, key, wait_for_turn=evenly_over(_ASKING_S, len(bodies)))
     # In the first half the busy ones have hardly any history yet.
     later = answers[_ASKED // 2 :]
     scores = [answer.score for answer in later if answer.score is not None]

@@ -6,7 +6,7 @@ import http.client
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -19,7 +19,14 @@ from flagger.settings import Settings
 from loadtest.processes import FlaggerProcess
 from loadtest.topic_reader import Records, TopicReader
 
-__all__ = ["DecisionFollower", "GatewayAnswer", "ask_gateway", "metric_values", "wait_for_decided"]
+__all__ = [
+    "DecisionFollower",
+    "GatewayAnswer",
+    "ask_gateway",
+    "evenly_over",
+    "metric_values",
+    "wait_for_decided",
+]
 
 _POLL_S = 0.1
 _STALLED_S = 60.0
@@ -124,19 +131,22 @@ class GatewayAnswer:
     score: float | None = None
 
 
+def evenly_over(duration_s: float, turns: int) -> Callable[[int], None]:
+    """Return a wait for each turn that spreads all of them evenly over a time, from now on."""
+    start_s = time.monotonic()
+    return lambda i: time.sleep(max(start_s + duration_s * i / turns - time.monotonic(), 0))
+
+
 def ask_gateway(
-    port: int, bodies: Sequence[bytes], key: str, *, duration_s: float
+    port: int, bodies: Sequence[bytes], key: str, *, wait_for_turn: Callable[[int], object]
 ) -> list[GatewayAnswer]:
-    """Send requests one after the other over one connection, spread evenly over a time."""
+    """Send requests one after the other over one connection, each when its turn has come."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_REQUEST_TIMEOUT_S)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
     answers = []
-    start_s = time.monotonic()
     try:
         for i, body in enumerate(bodies):
-            rest_s = start_s + duration_s * i / len(bodies) - time.monotonic()
-            if rest_s > 0:
-                time.sleep(rest_s)
+            wait_for_turn(i)
             attempts = 0
             while True:
                 attempts += 1

@@ -25,7 +25,7 @@ from loadtest.bench_cli import bench
 from loadtest.bench_publish import PublishPlan, add_run, faults
 from loadtest.bench_result import BenchResult
 from loadtest.flag_more import flag_more
-from loadtest.observe import ask_gateway
+from loadtest.observe import ask_gateway, evenly_over
 from loadtest.open_loop import Target
 from loadtest.own_models import copy_repository, training_of_live
 from loadtest.payments import APPROVED, Checked, PaymentMaker
@@ -235,7 +235,8 @@ def test_a_lower_threshold_flags_the_wanted_share(
         threshold = flag_more(repository, port, gateway.api_key, 0.3)
         maker = PaymentMaker(uuid.uuid4().hex, seed=2, busy_share=0.3)
         bodies = [maker.new().body for _ in range(200)]
-        answers = ask_gateway(port, bodies, gateway.api_key, duration_s=2.0)
+        turns = evenly_over(2.0, len(bodies))
+        answers = ask_gateway(port, bodies, gateway.api_key, wait_for_turn=turns)
     assert load_version(repository, live_version(repository)).policy.review_threshold == threshold
     flagged = sum(answer.decision != "approve" for answer in answers)
     assert 20 <= flagged <= 120
