@@ -20,24 +20,33 @@ from tests.gateway.conftest import bearer
 
 pytestmark = pytest.mark.anyio
 Body = Callable[..., dict[str, Any]]
+PROVIDER = {"gateway_jwt_issuer": "i", "gateway_jwt_audience": "a"}
+
+
+def key_pair() -> tuple[Any, dict[str, Any]]:
+    """Return a private key, and its public one as a JWK without a name."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    return private, json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
+
+
+def token(private: Any, key_id: str, subject: str = "svc") -> str:
+    """Return a token of PROVIDER that may score."""
+    claims = {"iss": "i", "aud": "a", "sub": subject, "exp": time.time() + 60, "scope": "score"}
+    return jwt.encode(claims, private, "ES256", headers={"kid": key_id})
 
 
 async def test_the_rate_limit_of_a_subject_holds_over_replicas(
     guarded: Any, keys: dict[str, str], tmp_path: Path, body: Body
 ) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
+    private, public = key_pair()
     (tmp_path / "jwks.json").write_text(json.dumps({"keys": [public | {"kid": "k1"}]}))
-    provider = {
+    provider = PROVIDER | {
         "gateway_jwt_jwks": str(tmp_path / "jwks.json"),
-        "gateway_jwt_issuer": "i",
-        "gateway_jwt_audience": "a",
         "gateway_jwt_rate_per_s": 3.0,
     }
 
     def headers(subject: str) -> dict[str, str]:
-        claims = {"iss": "i", "aud": "a", "sub": subject, "exp": time.time() + 60, "scope": "score"}
-        return bearer(jwt.encode(claims, private, "ES256", headers={"kid": "k1"}))
+        return bearer(token(private, "k1", subject))
 
     async with guarded(**provider) as one, guarded(**provider) as other:
         # A subject that is called like a key's id has a count of its own.
@@ -59,12 +68,11 @@ async def test_the_rate_limit_of_a_subject_holds_over_replicas(
 async def test_tokens_of_an_identity_provider(
     start_gateway: Any, tmp_path: Path, body: Body
 ) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
+    private, public = key_pair()
     jwks = tmp_path / "jwks.json"
     jwks.write_text(json.dumps({"keys": [public | {"kid": "k1", "alg": "ES256"}]}))
 
-    def token(key: Any = private, algorithm: str = "ES256", **changes: Any) -> str:
+    def changed(key: Any = private, algorithm: str = "ES256", **changes: Any) -> str:
         claims = {
             "iss": "https://id.example",
             "aud": "fraud-flagger",
@@ -74,7 +82,7 @@ async def test_tokens_of_an_identity_provider(
         }
         return jwt.encode(claims | changes, key, algorithm, headers={"kid": "k1"})
 
-    stranger = ec.generate_private_key(ec.SECP256R1())
+    stranger, _ = key_pair()
     async with start_gateway(
         gateway_auth="required",
         gateway_keys_file=tmp_path / "none.json",
@@ -83,14 +91,14 @@ async def test_tokens_of_an_identity_provider(
         gateway_jwt_audience="fraud-flagger",
     ) as gateway:
         for text, expected in (
-            (token(), 200),
-            (token(scope="feedback"), 403),
-            (token(exp=time.time() - 120), 401),
-            (token(aud="other"), 401),
-            (token(iss="https://other"), 401),
-            (token(key=stranger), 401),
-            (token(key="x" * 32, algorithm="HS256"), 401),
-            (token(key=None, algorithm="none"), 401),
+            (changed(), 200),
+            (changed(scope="feedback"), 403),
+            (changed(exp=time.time() - 120), 401),
+            (changed(aud="other"), 401),
+            (changed(iss="https://other"), 401),
+            (changed(key=stranger), 401),
+            (changed(key="x" * 32, algorithm="HS256"), 401),
+            (changed(key=None, algorithm="none"), 401),
             ("a.b.c", 401),
         ):
             response = await gateway.client.post("/v1/score", json=body(), headers=bearer(text))
@@ -105,23 +113,9 @@ async def test_keys_of_an_identity_provider_change(
     monkeypatch.setattr("gateway.guard.FOLLOW_INTERVAL_S", 0.1)
     jwks = tmp_path / "jwks.json"
 
-    def pair(name: str) -> tuple[Any, dict[str, Any]]:
-        private = ec.generate_private_key(ec.SECP256R1())
-        public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
-        return private, public | {"kid": name, "alg": "ES256"}
-
-    def token(private: Any, name: str) -> str:
-        claims = {"iss": "i", "aud": "a", "sub": "svc", "exp": time.time() + 60, "scope": "score"}
-        return jwt.encode(claims, private, "ES256", headers={"kid": name})
-
-    (old, old_public), (new, new_public) = pair("k1"), pair("k2")
-    jwks.write_text(json.dumps({"keys": [old_public]}))
-    provider = {
-        "gateway_jwt_jwks": str(jwks),
-        "gateway_jwt_issuer": "i",
-        "gateway_jwt_audience": "a",
-    }
-    async with guarded(**provider) as gateway:
+    (old, old_public), (new, new_public) = key_pair(), key_pair()
+    jwks.write_text(json.dumps({"keys": [old_public | {"kid": "k1", "alg": "ES256"}]}))
+    async with guarded(gateway_jwt_jwks=str(jwks), **PROVIDER) as gateway:
 
         async def status(credential: str) -> int:
             response = await gateway.client.get("/v1/models", headers=bearer(credential))
@@ -141,7 +135,7 @@ async def test_keys_of_an_identity_provider_change(
             assert await status(token(new, "k2")) == 401  # asks for the keys again
             await asyncio.sleep(0.4)
         assert await status(token(old, "k1")) == 200
-        jwks.write_text(json.dumps({"keys": [new_public]}))
+        jwks.write_text(json.dumps({"keys": [new_public | {"kid": "k2", "alg": "ES256"}]}))
         assert await becomes(token(new, "k2"), 200)
         assert await becomes(token(old, "k1"), 401)
         key_id = keys["payments"].split("_")[1]
@@ -151,14 +145,12 @@ async def test_keys_of_an_identity_provider_change(
 
 
 async def test_what_is_no_token_is_no_internal_error(guarded: Any, tmp_path: Path) -> None:
-    public = ec.generate_private_key(ec.SECP256R1()).public_key()
-    jwk = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(public))
-    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [jwk | {"kid": "k1"}]}))
-    provider = {"gateway_jwt_issuer": "i", "gateway_jwt_audience": "a"}
+    _, public = key_pair()
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [public | {"kid": "k1"}]}))
     deep = base64.urlsafe_b64encode(b"[" * 20_000).decode().rstrip("=")
     kid = base64.urlsafe_b64encode(b'{"alg":"ES256","kid":["k"]}').decode().rstrip("=")
     long = base64.urlsafe_b64encode(b'{"alg":%b}' % (b"9" * 9_000)).decode().rstrip("=")
-    async with guarded(gateway_jwt_jwks=str(tmp_path / "jwks.json"), **provider) as gateway:
+    async with guarded(gateway_jwt_jwks=str(tmp_path / "jwks.json"), **PROVIDER) as gateway:
         for text in (f"{deep}.e30.x", f"{kid}.e30.x", f"{long}.e30.x", "..", "\xe9.e30.x", "a b"):
             headers = {"Authorization": b"Bearer " + text.encode("latin-1")}
             response = await gateway.client.get("/v1/models", headers=headers)

@@ -123,10 +123,22 @@ capabilities: {drop: [ALL]}
 {{- include "ff.settingsEnv" . }}
 {{- end }}
 
-{{- define "ff.mounts" -}}
-- {name: models, mountPath: /models, readOnly: true{{ with .Values.modelRepository.subPath }}, subPath: {{ . | quote }}{{ end }}}
+{{/* All that a pod of ours can write to: the root file system is read-only. */}}
+{{- define "ff.writableMounts" -}}
 - {name: kernels, mountPath: /var/cache/flagger}
 - {name: tmp, mountPath: /tmp}
+{{- end }}
+
+{{- define "ff.writableVolumes" -}}
+- name: kernels
+  emptyDir: {sizeLimit: 256Mi}
+- name: tmp
+  emptyDir: {sizeLimit: 64Mi}
+{{- end }}
+
+{{- define "ff.mounts" -}}
+- {name: models, mountPath: /models, readOnly: true{{ with .Values.modelRepository.subPath }}, subPath: {{ . | quote }}{{ end }}}
+{{- include "ff.writableMounts" . | nindent 0 }}
 - {name: valkey, mountPath: /etc/flagger/valkey, readOnly: true}
 {{- if .Values.kafka.secret.name }}
 - {name: kafka, mountPath: /etc/flagger/kafka, readOnly: true}
@@ -139,10 +151,7 @@ capabilities: {drop: [ALL]}
 {{- define "ff.volumes" -}}
 - name: models
   persistentVolumeClaim: {claimName: {{ include "ff.claim" . }}, readOnly: true}
-- name: kernels
-  emptyDir: {sizeLimit: 256Mi}
-- name: tmp
-  emptyDir: {sizeLimit: 64Mi}
+{{- include "ff.writableVolumes" . | nindent 0 }}
 - name: valkey
   secret: {secretName: {{ required "valkey.secret.name is needed" .Values.valkey.secret.name }}}
 {{- with .Values.kafka.secret.name }}
