@@ -9,14 +9,20 @@ often they arrive. So whatever says "not now" (408, 429, 503, a balancer's 502 a
 connection, no answer) is tried again, after the pause that the gateway asks for, as long as the
 time allows. What says "never" is not. A payment waits no more than `_SCORE_ATTEMPT_S` for one
 attempt: the gateway has answered long before, so the answer or the replica is lost.
+
+The limits hold for the whole: name look-up, connecting, sending, and an answer that comes in drops.
+A blocking socket can only limit each read of a byte or more, so the blocking client works on an
+event loop, in a thread of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -26,6 +32,7 @@ import msgspec
 from flagger.errors import FlaggerError
 from flagger.wire.messages import Label
 from gateway.answers import Answer, BatchAnswer, BatchItem
+from gateway.loop_thread import LoopThread, LoopThreadError
 from gateway.problems import Problem
 
 __all__ = ["AsyncGatewayClient", "GatewayClient", "GatewayError"]
@@ -101,8 +108,8 @@ def _read(content: bytes, kind: type[_T]) -> _T:
         raise GatewayError(f"This is no answer of the gateway: {error}.", 200) from error
 
 
-def _no_answer(error: httpx.TransportError) -> GatewayError:
-    return GatewayError(f"The gateway did not answer: {error or type(error).__name__}.")
+def _no_answer(why: object) -> GatewayError:
+    return GatewayError(f"The gateway did not answer: {why}.")
 
 
 def _post(path: str, body: object) -> dict[str, Any]:
@@ -125,78 +132,17 @@ def _look_up(transaction_id: str) -> dict[str, Any]:
 
 def _options(url: str, api_key: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    return {"base_url": url, "headers": headers, **options}
-
-
-class GatewayClient:
-    """Blocking client; may be shared by threads. Every call raises GatewayError.
-
-    Args:
-        url: Where the gateway listens.
-        api_key: Key or token; None where the gateway wants none.
-        timeout_s: Limit of one call, with all its attempts.
-        options: For httpx.Client: `verify` and `cert` for TLS, `limits`, ...
-    """
-
-    def __init__(
-        self, url: str, api_key: str | None = None, *, timeout_s: float = 2.0, **options: Any
-    ) -> None:
-        self._timeout_s = timeout_s
-        self._http = httpx.Client(**_options(url, api_key, options))
-
-    def score(self, transaction: Mapping[str, Any]) -> Answer:
-        """Return the decision about one transaction, which must have an id of its own."""
-        request = _post("/v1/score", transaction)
-        return _read(self._call(_SCORE_ATTEMPT_S, **request), Answer)
-
-    def score_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
-        """Return what came of each transaction, in their order; a 503 among them may be resent."""
-        body = _post("/v1/score/batch", {"transactions": transactions})
-        return _read(self._call(None, **body), BatchAnswer).results
-
-    def decision(self, transaction_id: str) -> Answer:
-        """Return what was decided about a transaction within the last day."""
-        return _read(self._call(None, **_look_up(transaction_id)), Answer)
-
-    def feedback(self, transaction_id: str, *, is_fraud: bool, **more: Any) -> Label:
-        """Tell what a transaction turned out to be; `more`: further members of the body."""
-        request = _label(transaction_id, is_fraud=is_fraud, more=more)
-        return _read(self._call(None, **request), Label)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _call(self, attempt_s: float | None, **request: Any) -> bytes:
-        attempts = _Attempts(self._timeout_s)
-        while True:
-            try:
-                response = self._http.request(**request, timeout=attempts.limit_s(attempt_s))
-            except httpx.TransportError as cause:
-                time.sleep(attempts.pause_s(0.0, _no_answer(cause)))
-                continue
-            error, asked_s = _judge(response)
-            if error is None:
-                return response.content
-            if asked_s is None:
-                raise error
-            time.sleep(attempts.pause_s(asked_s, error))
+    return {"base_url": url, "headers": headers, "timeout": None, **options}
 
 
 class AsyncGatewayClient:
-    """The same on an event loop. Every call raises GatewayError.
+    """Client on an event loop. Every call raises GatewayError.
 
     Args:
         url: Where the gateway listens.
         api_key: Key or token; None where the gateway wants none.
         timeout_s: Limit of one call, with all its attempts.
-        options: For httpx.AsyncClient.
+        options: For httpx.AsyncClient: `verify` and `cert` for TLS, `limits`, ...
     """
 
     def __init__(
@@ -237,14 +183,74 @@ class AsyncGatewayClient:
     async def _call(self, attempt_s: float | None, **request: Any) -> bytes:
         attempts = _Attempts(self._timeout_s)
         while True:
+            limit_s = attempts.limit_s(attempt_s)
+            asked_s: float | None = 0.0
             try:
-                response = await self._http.request(**request, timeout=attempts.limit_s(attempt_s))
+                async with asyncio.timeout(limit_s):
+                    response = await self._http.request(**request)
+            except TimeoutError:
+                error = _no_answer(f"nothing whole came within {limit_s:.3g} s")
             except httpx.TransportError as cause:
-                await asyncio.sleep(attempts.pause_s(0.0, _no_answer(cause)))
-                continue
-            error, asked_s = _judge(response)
-            if error is None:
-                return response.content
+                error = _no_answer(cause or type(cause).__name__)
+            else:
+                wrong, asked_s = _judge(response)
+                if wrong is None:
+                    return response.content
+                error = wrong
             if asked_s is None:
                 raise error
             await asyncio.sleep(attempts.pause_s(asked_s, error))
+
+
+class GatewayClient:
+    """Blocking client; may be shared by threads. Every call raises GatewayError.
+
+    A process that forks uses it after the fork only, or makes one in each child.
+
+    Args:
+        url: Where the gateway listens.
+        api_key: Key or token; None where the gateway wants none.
+        timeout_s: Limit of one call, with all its attempts.
+        options: For httpx.AsyncClient: `verify` and `cert` for TLS, `limits`, ...
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None = None, *, timeout_s: float = 2.0, **options: Any
+    ) -> None:
+        self._client = AsyncGatewayClient(url, api_key, timeout_s=timeout_s, **options)
+        self._thread = LoopThread()
+        weakref.finalize(self, self._thread.end)  # no thread outlives a client that is forgotten
+
+    def score(self, transaction: Mapping[str, Any]) -> Answer:
+        """Return the decision about one transaction, which must have an id of its own."""
+        return self._run(self._client.score(transaction))
+
+    def score_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
+        """Return what came of each transaction, in their order; a 503 among them may be resent."""
+        return self._run(self._client.score_batch(transactions))
+
+    def decision(self, transaction_id: str) -> Answer:
+        """Return what was decided about a transaction within the last day."""
+        return self._run(self._client.decision(transaction_id))
+
+    def feedback(self, transaction_id: str, *, is_fraud: bool, **more: Any) -> Label:
+        """Tell what a transaction turned out to be; `more`: further members of the body."""
+        return self._run(self._client.feedback(transaction_id, is_fraud=is_fraud, **more))
+
+    def close(self) -> None:
+        """Close the connections; calls under way in other threads end with GatewayError."""
+        with contextlib.suppress(GatewayError):  # closed already, or another process's
+            self._run(self._client.close())
+        self._thread.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, call: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            return self._thread.run(call)
+        except LoopThreadError as error:
+            raise GatewayError(f"This client cannot be used, {error}: make a new one.") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -124,6 +126,81 @@ def test_a_page_of_something_in_between_is_no_answer() -> None:
         client.score({"transaction_id": "t"})
 
 
+@contextlib.asynccontextmanager
+async def raw_server(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """Serve bytes; yields the URL."""
+    serving: set[asyncio.Task[Any]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(cast("asyncio.Task[Any]", asyncio.current_task()))
+        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.CancelledError):
+            await serve(reader, writer)
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving)
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n", b"HTTP"])
+async def test_an_answer_in_drops_holds_nobody_beyond_the_limit(begin: bytes) -> None:
+    """Drops of a body and of a head: no single read takes long."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for drop in (begin, *[b"1"] * 60):
+            writer.write(drop)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with raw_server(drip) as url:
+        async with AsyncGatewayClient(url, timeout_s=0.2) as client:
+            start_s = time.monotonic()
+            with pytest.raises(GatewayError, match="did not answer"):
+                await client.decision("t")
+            assert time.monotonic() - start_s < 1.0
+        with GatewayClient(url, timeout_s=0.2) as blocking:
+            start_s = time.monotonic()
+            with pytest.raises(GatewayError, match="did not answer"):
+                await asyncio.to_thread(blocking.decision, "t")
+            assert time.monotonic() - start_s < 1.0
+
+
+async def test_closing_ends_the_calls_of_other_threads() -> None:
+    connected = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+
+    async with raw_server(hang) as url:
+        client = GatewayClient(url, timeout_s=30)
+        call = asyncio.create_task(asyncio.to_thread(client.decision, "t"))
+        await connected.wait()
+        await asyncio.to_thread(client.close)
+        for ended in (call, asyncio.to_thread(client.decision, "t")):
+            with pytest.raises(GatewayError):
+                await asyncio.wait_for(ended, 5)
+        client.close()
+
+
+def test_a_client_that_worked_before_a_fork_says_so_in_the_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its thread stays in the parent: without a word, the child would wait for ever."""
+    client, requests = scripted(httpx.Response(200, content=msgspec.json.encode(ANSWER)))
+    client.decision("t")
+    with monkeypatch.context() as child:
+        child.setattr("os.getpid", lambda: -1)
+        with pytest.raises(GatewayError, match="forked"):
+            client.decision("t")
+    assert len(requests) == 1
+    client.close()
+
+
 async def test_a_replica_that_hangs_leaves_time_for_another_attempt() -> None:
     """The first connection gets no answer, as of a machine that is gone; the second one does."""
     content = msgspec.json.encode(ANSWER)
@@ -137,14 +214,11 @@ async def test_a_replica_that_hangs_leaves_time_for_another_attempt() -> None:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(content) + content)
             await writer.drain()
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with AsyncGatewayClient(url, timeout_s=2.0) as client:
-        assert (await client.score({"transaction_id": "t"})).decision == "approve"
-    with GatewayClient(url, timeout_s=2.0) as blocking:
-        connections = 0
-        answer = await asyncio.to_thread(blocking.score, {"transaction_id": "t"})
-        assert answer.decision == "approve"
-    server.close()
+    async with raw_server(serve) as url:
+        async with AsyncGatewayClient(url, timeout_s=2.0) as client:
+            assert (await client.score({"transaction_id": "t"})).decision == "approve"
+        with GatewayClient(url, timeout_s=2.0) as blocking:
+            connections = 0
+            answer = await asyncio.to_thread(blocking.score, {"transaction_id": "t"})
+            assert answer.decision == "approve"
