@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import xgboost
 
 from export.training import SAMPLE_FILE, sample_rows
 from flagger.features import FeatureContract
-from flagger.models import ModelVersion, load_version, version_folder
+from flagger.models import ModelVersion, load_version, read_metrics, version_folder
 from flagger.policy import APPROVE
 from flagger.recode import recode
 
@@ -32,7 +31,7 @@ class Comparison:
         facts: What each says of itself, by name; measures are of its own test window.
         rows: Real feature rows that both scored; 0: none were kept.
         same_decisions: Share of them with the same decision.
-        correlation: Pearson correlation of the scores.
+        correlation: Pearson correlation of the scores; None: one has the same score everywhere.
         largest_difference: Of two scores of one row.
         flagged: How many each flags (review or decline).
         flagged_by_both: How many both flag.
@@ -42,7 +41,7 @@ class Comparison:
     facts: dict[str, tuple[str, str]]
     rows: int = 0
     same_decisions: float = 0.0
-    correlation: float = 0.0
+    correlation: float | None = None
     largest_difference: float = 0.0
     flagged: tuple[int, int] = (0, 0)
     flagged_by_both: int = 0
@@ -90,16 +89,21 @@ def _on_rows(
         facts=facts,
         rows=len(rows),
         same_decisions=float((decisions[0] == decisions[1]).mean()),
-        correlation=float(np.corrcoef(scores[0], scores[1])[0, 1]),
+        correlation=_correlation(*scores),
         largest_difference=float(np.abs(scores[0] - scores[1]).max()),
         flagged=(int(flagged[0].sum()), int(flagged[1].sum())),
         flagged_by_both=int((flagged[0] & flagged[1]).sum()),
     )
 
 
+def _correlation(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float | None:
+    if first.std() == 0.0 or second.std() == 0.0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
 def _facts(repository: Path, model: ModelVersion) -> dict[str, str]:
-    path = version_folder(repository, model.version) / "metrics.json"
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    metrics = read_metrics(repository, model.version)
     windows, test = metrics.get("windows", {}), metrics.get("test", {})
     facts = {
         "exported": str(model.manifest.get("created_at", "")),

@@ -77,7 +77,7 @@ def place(
             for name, content in files.items():
                 (staged[entry] / name).write_bytes(content)
                 checksums[f"{entry}/{version}/{name}"] = file_sha256(staged[entry] / name)
-        manifest = json.dumps({**facts, "artefacts": checksums}, indent=2) + "\n"
+        manifest = json.dumps({**facts, "artefacts": checksums}, indent=2, allow_nan=False) + "\n"
         (staged[FIL_ENTRY] / "manifest.json").write_text(manifest, encoding="utf-8")
         # The manifest's entry last: from then on the version exists.
         for entry in sorted(contents, key=lambda name: name == FIL_ENTRY):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from export.doctor import RELEASES, Finding, examine
 from export.options import serving_triton_option
 from export.trials_cli import canary, shadow
 from flagger.errors import ConfigurationError, FlaggerError
-from flagger.models import list_versions, load_version, version_folder
+from flagger.models import list_versions, load_version, read_metrics
 from flagger.options import repository_option, why_option
 from flagger.pointer import POINTER_FILE, Pointer, read_audit, read_pointer
 from flagger.settings import load_settings
@@ -214,13 +213,6 @@ def _state(pointer: Pointer | None, version: str) -> str:
     return ", ".join(found)
 
 
-def read_metrics(repository: Path, version: str) -> dict[str, Any]:
-    """Return a version's metrics.json."""
-    path = version_folder(repository, version) / "metrics.json"
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return metrics
-
-
 def _print_columns(rows: list[tuple[str, ...]]) -> None:
     """Print lines of aligned columns, however wide: they may be piped."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -237,9 +229,10 @@ def _verdict(finding: Finding) -> str:
 def _agreement(found: Comparison) -> str:
     if found.rows == 0:
         return "no common real rows: the trainings left no feature_sample.parquet"
+    correlation = "none" if found.correlation is None else f"{found.correlation:.4f}"
     return (
         f"on {found.rows:,} real rows: same decision for {found.same_decisions:.2%}, score "
-        f"correlation {found.correlation:.4f}, largest difference {found.largest_difference:.4f}; "
+        f"correlation {correlation}, largest difference {found.largest_difference:.4f}; "
         f"flagged: {found.flagged[0]:,} by version {found.names[0]}, {found.flagged[1]:,} by "
         f"version {found.names[1]}, {found.flagged_by_both:,} by both"
     )

@@ -52,7 +52,7 @@ def trade_off(scores_file: Path) -> str | None:
         "transactions_per_day": len(scores) / max(int(days.as_py()), 1),
         "thresholds": entries,
     }
-    return json.dumps(document, indent=1) + "\n"
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def _entries(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +16,7 @@ from flagger.errors import ConfigurationError, PublishError
 from flagger.feature_sample import SAMPLE_FILE, read_sample
 from flagger.features import FeatureContract
 from flagger.policy import Policy
+from flagger.strict_json import read_json
 
 __all__ = ["SAMPLE_FILE", "Training", "read_training", "sample_rows"]
 
@@ -83,7 +83,7 @@ def _windows_of(text: str) -> dict[str, str]:
         ConfigurationError: They are missing, are no days or are out of order, or no measures of the
             test window stand beside them.
     """
-    metrics = json.loads(text)
+    metrics = read_json(text)
     if not isinstance(metrics, dict):
         raise ConfigurationError("Not a JSON object.")
     for name in ("windows", "test"):

@@ -25,6 +25,7 @@ from flagger.features.contract import FeatureContract
 from flagger.files import file_sha256, write_atomically
 from flagger.pointer import Pointer, change_pointer, in_force, read_pointer
 from flagger.policy import Policy
+from flagger.strict_json import read_json
 
 __all__ = [
     "ENTRIES",
@@ -37,6 +38,7 @@ __all__ = [
     "live_version",
     "load_version",
     "previous_versions",
+    "read_metrics",
     "require_version",
     "set_live_version",
     "version_folder",
@@ -114,6 +116,25 @@ def load_version(repository: Path, version: str) -> ModelVersion:
         manifest=manifest,
         own_policy=own,
     )
+
+
+def read_metrics(repository: Path, version: str) -> dict[str, Any]:
+    """Return what the training of a version measured: its metrics.json.
+
+    Raises:
+        ConfigurationError: It cannot be read, or has numbers that are none.
+    """
+    path = version_folder(repository, version) / "metrics.json"
+    try:
+        metrics = read_json(path.read_text(encoding="utf-8"))
+        if not isinstance(metrics, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path} does not hold the measures of a training ({error}). Train and export the "
+            f"model again."
+        ) from error
+    return metrics
 
 
 def live_version(repository: Path) -> str:

@@ -88,7 +88,8 @@ def write_drift_report(out: Path, report: DriftReport, limits: DriftLimits, data
         "columns": columns,
         "fields": fields,
     }
-    (out / "drift.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, allow_nan=False)
+    (out / "drift.json").write_text(text + "\n", encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +38,9 @@ class CostMatrix:
     friction_cost: float = 30.0
 
     def __post_init__(self) -> None:
-        if min(self.review_cost, self.friction_cost) < 0.0:
-            raise ConfigurationError(
-                f"Costs cannot be negative: review {self.review_cost}, friction "
-                f"{self.friction_cost}."
-            )
+        for name, cost in asdict(self).items():
+            if not 0.0 <= cost < math.inf:  # NaN is neither
+                raise ConfigurationError(f"{name} is {cost}; a cost is a number, 0 or more.")
 
 
 def money_saved(

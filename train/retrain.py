@@ -18,7 +18,7 @@ import pyarrow as pa
 import xgboost as xgb
 
 from flagger.errors import ConfigurationError
-from flagger.models import ModelVersion, version_folder
+from flagger.models import ModelVersion, read_metrics, version_folder
 from train.fit import Hyperparameters, predict
 from train.metrics import evaluate
 from train.money import CostMatrix, money_saved
@@ -86,7 +86,7 @@ def plan_like(
     """
     folder = version_folder(repository, model.version)
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read_metrics(repository, model.version)
         policy = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
         names = {field.name for field in fields(Hyperparameters)}
         given = metrics.get("hyperparameters", {})
@@ -162,7 +162,8 @@ def retrain(
         "windows": result.windows.to_dict(),
         "live_has_seen_the_test_window": has_seen,
     }
-    (out / COMPARISON_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, allow_nan=False)
+    (out / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
     return retrained
 
 

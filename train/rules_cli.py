@@ -90,7 +90,7 @@ def backtest_command(
     for part in _tables(result):
         console.print(part)
     if out is not None:
-        out.write_text(json.dumps(result.to_dict(), indent=2) + "\n")
+        out.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
 
 
 @rules.command()

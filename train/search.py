@@ -215,7 +215,8 @@ def search(
         for i, trial in enumerate(_finished(study))
     ]
     best = replace(base, **study.best_params)
-    text = json.dumps({"best": asdict(best), "identity": identity, "trials": rows}, indent=2)
+    content = {"best": asdict(best), "identity": identity, "trials": rows}
+    text = json.dumps(content, indent=2, allow_nan=False)
     (out / "search.json").write_text(text + "\n", encoding="utf-8")
     return SearchResult(best, rows)
 

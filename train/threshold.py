@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,10 +44,10 @@ class PolicyTargets:
                 f"alert_budget ({self.alert_budget}) must lie between 0 and 1, and "
                 f"decline_precision ({self.decline_precision}) above 0 and at most at 1."
             )
-        if self.reviews_per_day is not None and self.reviews_per_day <= 0.0:
+        if self.reviews_per_day is not None and not 0.0 < self.reviews_per_day < math.inf:
             raise ConfigurationError(
-                f"reviews_per_day ({self.reviews_per_day}) must be above 0; to flag nothing, use "
-                f"thresholds of 1."
+                f"reviews_per_day ({self.reviews_per_day}) must be a number above 0; to flag "
+                f"nothing, use thresholds of 1."
             )
         if self.reviews_per_day is not None and self.costs is not None:
             raise ConfigurationError(
@@ -147,4 +148,5 @@ def policy_to_json(policy: Policy, targets: PolicyTargets) -> str:
             "targets": targets.to_dict(),
         },
         indent=2,
+        allow_nan=False,
     )

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from export import comparison
 from export.cli import export
 from export.models_cli import models
 from export.policy_cli import policy
 from export.publish import export_model
 from flagger.errors import ConfigurationError, FlaggerError, PublishError
-from flagger.models import live_version, load_version
+from flagger.models import file_sha256, live_version, load_version
 from flagger.pointer import read_audit
 
 
@@ -109,6 +110,8 @@ def test_more_alerts_than_transactions_are_refused(repository: Path) -> None:
         ("metrics.json", "no"),
         ("metrics.json", "{}"),
         ("metrics.json", '{"windows": {}, "test": {"pr_auc": 0.5}}'),
+        ("metrics.json", '{"test": {"pr_auc": NaN}}'),
+        ("metrics.json", '{"test": {"pr_auc": 1e999}}'),
     ],
 )
 def test_a_training_with_a_damaged_document_names_file_and_remedy(
@@ -165,6 +168,26 @@ def test_compare_tells_agreement_on_real_rows(repository: Path) -> None:
     assert "same decision for" in output
     assert "same decision for 100.00%" not in output  # the thresholds differ
     assert "same decision for 100.00%" in run(models, "compare", "1", "1").output
+
+
+def test_measures_that_are_no_numbers_are_told_as_such(repository: Path) -> None:
+    """An earlier release let them pass."""
+    path = repository / "fraud_fil" / "1" / "metrics.json"
+    path.write_text('{"test": {"roc_auc": NaN}}')
+    manifest = repository / "fraud_fil" / "1" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["artefacts"]["fraud_fil/1/metrics.json"] = file_sha256(path)
+    manifest.write_text(json.dumps(document))
+    for command in (["show", "1"], ["compare", "1", "2"]):
+        with pytest.raises(ConfigurationError, match=r"NaN is no number in JSON.*Train and export"):
+            run(models, *command)
+
+
+def test_scores_that_never_change_have_no_correlation(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "recode", lambda rows, *_: np.zeros_like(rows))
+    assert "score correlation none, " in run(models, "compare", "1", "2").output
 
 
 def test_the_doctor_is_content_with_our_exports_and_names_what_is_not(repository: Path) -> None:

@@ -73,10 +73,16 @@ def test_reviews_a_day_are_kept() -> None:
     assert (scores >= lower).sum() / 3 > 12
     with pytest.raises(ConfigurationError, match="not from both"):
         PolicyTargets(reviews_per_day=5, costs=CostMatrix())
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_costs_and_aims_that_are_no_numbers_are_refused(value: float) -> None:
+    """JSON has no NaN: they would fail, or end in a policy, after the training only."""
     with pytest.raises(ConfigurationError, match="reviews_per_day"):
-        PolicyTargets(reviews_per_day=0)
-    with pytest.raises(ConfigurationError, match="negative"):
-        CostMatrix(-1.0)
+        PolicyTargets(reviews_per_day=value)
+    for costs in ({"review_cost": value}, {"friction_cost": value}):
+        with pytest.raises(ConfigurationError, match=f"{next(iter(costs))} is {value}; a cost"):
+            CostMatrix(**costs)
 
 
 def test_trade_off_repeats_what_the_policy_does() -> None:
