@@ -190,7 +190,7 @@ class AsyncGatewayClient:
                     response = await self._http.request(**request)
             except TimeoutError:
                 error = _no_answer(f"nothing whole came within {limit_s:.3g} s")
-            except httpx.TransportError as cause:
+            except httpx.RequestError as cause:  # also an answer whose compression is broken
                 error = _no_answer(cause or type(cause).__name__)
             else:
                 wrong, asked_s = _judge(response)

@@ -135,7 +135,10 @@ async def raw_server(
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(cast("asyncio.Task[Any]", asyncio.current_task()))
-        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.CancelledError):
+        with (
+            contextlib.closing(writer),
+            contextlib.suppress(OSError, EOFError, asyncio.CancelledError),
+        ):
             await serve(reader, writer)
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
@@ -199,6 +202,24 @@ def test_a_client_that_worked_before_a_fork_says_so_in_the_child(
             client.decision("t")
     assert len(requests) == 1
     client.close()
+
+
+async def test_an_answer_whose_compression_is_broken_is_a_lost_one() -> None:
+    content = msgspec.json.encode(ANSWER)
+    good = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(content) + content
+    broken = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nnone"
+    answers: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(answers.pop(0) if answers else broken)
+            await writer.drain()
+
+    async with raw_server(serve) as url, AsyncGatewayClient(url, timeout_s=0.3) as client:
+        with pytest.raises(GatewayError, match="did not answer"):
+            await client.decision("t")
+        answers += [broken, good]
+        assert (await client.decision("t")).decision == "approve"
 
 
 async def test_a_replica_that_hangs_leaves_time_for_another_attempt() -> None:
