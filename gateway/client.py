@@ -42,6 +42,7 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 _SCORE_ATTEMPT_S = 0.5
 """Five times the gateway's usual deadline; time for further attempts is left within `timeout_s`."""
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _T = TypeVar("_T")
 
@@ -89,8 +90,8 @@ def _judge(response: httpx.Response) -> tuple[GatewayError | None, float | None]
     try:
         problem = msgspec.json.decode(response.content, type=Problem)
         text = problem.detail or problem.reason or problem.title
-    except msgspec.DecodeError:
-        problem, text = None, response.text[:200]
+    except _NO_JSON:
+        problem, text = None, response.content[:200].decode(errors="replace")
     error = GatewayError(
         f"The gateway answered {response.status_code}: {text}", response.status_code, problem
     )
@@ -104,7 +105,7 @@ def _read(content: bytes, kind: type[_T]) -> _T:
     """Return what the gateway answered; a page of something in between is no answer."""
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NO_JSON as error:
         raise GatewayError(f"This is no answer of the gateway: {error}.", 200) from error
 
 

@@ -120,10 +120,17 @@ def test_what_says_not_now_is_sent_again(status: int) -> None:
     assert len(requests) == 2
 
 
-def test_a_page_of_something_in_between_is_no_answer() -> None:
-    client, _ = scripted(httpx.Response(200, text="<html>Sign in</html>"))
+NO_JSON = [b"<html>Sign in</html>", b'{"type":"\xff"}', b'{"x":' + b"[" * 20_000]
+
+
+@pytest.mark.parametrize("content", NO_JSON, ids=["page", "no-unicode", "deep"])
+def test_a_page_of_something_in_between_is_no_answer(content: bytes) -> None:
+    client, _ = scripted(httpx.Response(200, content=content))
     with pytest.raises(GatewayError, match="no answer of the gateway"):
         client.score({"transaction_id": "t"})
+    good = httpx.Response(200, content=msgspec.json.encode(ANSWER))
+    client, _ = scripted(httpx.Response(503, content=content), good)
+    assert client.score({"transaction_id": "t"}).decision == "approve"
 
 
 @contextlib.asynccontextmanager
