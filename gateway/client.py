@@ -23,6 +23,8 @@ import random
 import time
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -97,8 +99,18 @@ def _judge(response: httpx.Response) -> tuple[GatewayError | None, float | None]
     )
     if response.status_code not in _RETRIED:
         return error, None
-    asked = response.headers.get("retry-after", "0")
-    return error, float(asked) if asked.isdecimal() else 0.0
+    return error, _retry_after_s(response.headers.get("retry-after", ""))
+
+
+def _retry_after_s(text: str) -> float:
+    """Return the seconds that `Retry-After` asks for, as a number or a date (RFC 9110, 10.2.3)."""
+    if text.isdecimal():
+        return float(text)
+    try:
+        wanted = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return 0.0
+    return wanted.replace(tzinfo=UTC).timestamp() - time.time()  # an HTTP date is always GMT
 
 
 def _read(content: bytes, kind: type[_T]) -> _T:

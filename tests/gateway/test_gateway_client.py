@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate
 from typing import Any, cast
 
 import httpx
@@ -101,6 +102,26 @@ def test_gives_up_when_no_time_is_left() -> None:
     with pytest.raises(GatewayError, match="did not answer"):
         client.feedback("t", is_fraud=False)
     assert len(requests) > 2
+
+
+@pytest.mark.parametrize(
+    ("after_s", "sent"), [(3_600.0, 1), (-3_600.0, 2)], ids=["in an hour", "an hour ago"]
+)
+def test_a_date_to_retry_after_is_kept(after_s: float, sent: int) -> None:
+    """A balancer may say when in words; no attempt is made that it asks to leave out."""
+    date = formatdate(time.time() + after_s, usegmt=True)
+    good = httpx.Response(200, content=msgspec.json.encode(ANSWER))
+    client, requests = scripted(httpx.Response(503, headers={"retry-after": date}), good)
+    with contextlib.suppress(GatewayError):
+        client.decision("t")
+    assert len(requests) == sent
+
+
+@pytest.mark.parametrize("after", ["soon", "-1", f"Fri, 31 Dec {'9' * 30} 23:59:59 GMT"])
+def test_what_is_no_date_asks_for_nothing(after: str) -> None:
+    good = httpx.Response(200, content=msgspec.json.encode(ANSWER))
+    client, _ = scripted(httpx.Response(503, headers={"retry-after": after}), good)
+    assert client.decision("t").decision == "approve"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 409, 413, 422, 500])
