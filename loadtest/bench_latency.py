@@ -5,12 +5,14 @@ without a streamer. With another number of partitions than the usual four it is 
 own, `latency-<rate>-partitions-<n>`: the client library sends one request for each partition
 (librdkafka #1700), and the broker pays by the request.
 
-What is sent in the first seconds only warms up: the JVM compiles, the state fills. What it does not
-show: a network between the parts, and other load on the broker.
+What is sent in the first seconds only warms up: the JVM compiles, the state fills. Beside the
+times: the cores that each part keeps busy while transactions are sent, and the commits a second.
+What it does not show: a network between the parts, and other load on the broker.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.settings import Settings
 from loadtest.bare_transaction import measure_bare_transactions
 from loadtest.bench_result import BenchResult
+from loadtest.bench_streamer import BenchStreamer
+from loadtest.cpu_clock import CpuClock
 from loadtest.observe import DecisionFollower, wait_for_decided
-from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
+from loadtest.processes import wait_for_url
 from streamer.produce import Pace, ReplayProducer
 from streamer.topics import ensure_topics
 
@@ -72,36 +75,54 @@ def bench_latency(
         settings = stack.settings(Settings(partitions=partitions))
         ensure_topics(settings)
         on_step("bare transactions")
-        bare = measure_bare_transactions(settings)
-        for name, values_ms in (("commit", bare.commit_ms), ("produced to read", bare.read_ms)):
-            for point in (50, 99):
-                value = float(np.percentile(values_ms, point))
-                result.add(f"bare transaction, {name} p{point}", value, "ms")
-        (port,) = free_ports(1)
-        metrics = f"http://127.0.0.1:{port}/metrics"
-        command = ["stream", "--metrics-port", str(port)]
-        streamer = FlaggerProcess(command, environment_of(settings), out / "stream.log")
-        producer = ReplayProducer(settings)
-        sent = 0
+        _measure_floor(settings, result)
+        producer, sent = ReplayProducer(settings), 0
         try:
-            wait_for_url(metrics, streamer)
-            for run in range(repeats + 1):
-                on_step(f"run {run} of {repeats}" if run else "warm up")
-                rows = table.slice(sent, int(rate_per_s * (MEASURED_S if run else WARM_UP_S)))
-                with DecisionFollower(settings) as follower:
-                    producer.run(rows.to_batches(), Pace(rate_per_s))
+            with BenchStreamer(settings, out / "stream.log") as streamer:
+                wait_for_url(streamer.metrics_url, streamer.process)
+                for run in range(repeats + 1):
+                    on_step(f"run {run} of {repeats}" if run else "warm up")
+                    rows = table.slice(sent, int(rate_per_s * (MEASURED_S if run else WARM_UP_S)))
                     sent += rows.num_rows
-                    wait_for_decided(metrics, streamer, sent)
-                    time.sleep(1)  # the last commit reaches the follower
-                if run:
-                    records = follower.records
-                    latencies_ms = records.read_ms - records.timestamp_ms
-                    for point in _POINTS:
-                        value = float(np.percentile(latencies_ms, point))
-                        result.add(f"event to decision p{point}", value, "ms")
-                    result.add("decisions read", len(records), "")
-            streamer.stop()
+                    into = result if run else BenchResult("warm up", {})
+                    _measure_run(rows, rate_per_s, sent, producer, streamer, stack.pids, into)
+                streamer.process.stop()
         finally:
-            streamer.kill()
             producer.close()
     return result
+
+
+def _measure_floor(settings: Settings, result: BenchResult) -> None:
+    bare = measure_bare_transactions(settings)
+    for name, values_ms in (("commit", bare.commit_ms), ("produced to read", bare.read_ms)):
+        for point in (50, 99):
+            value = float(np.percentile(values_ms, point))
+            result.add(f"bare transaction, {name} p{point}", value, "ms")
+
+
+def _measure_run(
+    rows: pa.Table, rate_per_s: float, decided: int, producer: ReplayProducer,
+    streamer: BenchStreamer, servers: dict[str, int], result: BenchResult,
+) -> None:  # fmt: skip
+    """Send rows at the rate, wait until there are so many decisions in all, add the figures."""
+    parts = {**servers, "streamer": streamer.process.pid, "producer and reader": os.getpid()}
+    with DecisionFollower(streamer.settings) as follower:
+        clock, commits, start_s = CpuClock(parts), _commits(streamer), time.monotonic()
+        producer.run(rows.to_batches(), Pace(rate_per_s))
+        commits_per_s = (_commits(streamer) - commits) / (time.monotonic() - start_s)
+        cores = clock.cores()
+        wait_for_decided(streamer.metrics_url, streamer.process, decided)
+        time.sleep(1)  # the last commit reaches the follower
+    records = follower.records
+    latencies_ms = records.read_ms - records.timestamp_ms
+    for point in _POINTS:
+        value = float(np.percentile(latencies_ms, point))
+        result.add(f"event to decision p{point}", value, "ms")
+    result.add("decisions read", len(records), "")
+    result.add("commits", commits_per_s, "per second")
+    for part, busy in cores.items():
+        result.add(f"CPU {part}", busy, "cores")
+
+
+def _commits(streamer: BenchStreamer) -> float:
+    return streamer.metric("commit_seconds_count")

@@ -25,6 +25,7 @@ from flagger.errors import StackError
 from flagger.settings import Settings
 from loadtest.bench_result import BenchResult
 from loadtest.bench_streamer import BenchStreamer, own_outputs, stream_backlog
+from loadtest.cpu_clock import CpuClock
 from loadtest.observe import wait_for_decided
 from loadtest.processes import wait_for_url
 from streamer.produce import ReplayProducer
@@ -92,16 +93,6 @@ def _profiler() -> str:
     return found
 
 
-def _server_cpu_s(pids: dict[str, int]) -> dict[str, float]:
-    """Return server -> CPU seconds so far, those of its child processes included."""
-    found = {}
-    for name, pid in pids.items():
-        process = psutil.Process(pid)
-        times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
-        found[name] = sum(t.user + t.system for t in times)
-    return found
-
-
 def _profile_once(
     settings: Settings, n: int, out: Path, result: BenchResult, servers: dict[str, int]
 ) -> None:
@@ -113,14 +104,14 @@ def _profile_once(
         wait_for_url(streamer.metrics_url, process)
         streamer.wait_for_metric("decided_total", 1)
         first, before_s = streamer.metric("decided_total"), _thread_cpu_s(process.pid)
-        servers_before_s, start_s = _server_cpu_s(servers), time.monotonic()
+        clock, start_s = CpuClock(servers), time.monotonic()
         with (out / "py-spy.log").open("wb") as log:
             profiler = subprocess.Popen(
                 [*command, "--pid", str(process.pid)], stdout=log, stderr=subprocess.STDOUT
             )
         try:
             wait_for_decided(streamer.metrics_url, process, n)
-            after_s, servers_after_s = _thread_cpu_s(process.pid), _server_cpu_s(servers)
+            after_s, servers_used_s = _thread_cpu_s(process.pid), clock.used_s()
             seconds = time.monotonic() - start_s
             profiler.send_signal(signal.SIGINT)
             profiler.wait(_END_S)
@@ -131,8 +122,8 @@ def _profile_once(
         raise StackError(f"py-spy wrote no profile:\n{(out / 'py-spy.log').read_text()}")
     decided = n - first
     result.add("wall time", seconds / decided * 1e6, "µs per tx")
-    for name, before in servers_before_s.items():
-        result.add(f"process {name}", (servers_after_s[name] - before) / decided * 1e6, "µs per tx")
+    for name, used_s in servers_used_s.items():
+        result.add(f"process {name}", used_s / decided * 1e6, "µs per tx")
     result.add(
         "process streamer",
         (sum(after_s.values()) - sum(before_s.values())) / decided * 1e6,

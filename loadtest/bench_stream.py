@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
@@ -25,6 +24,7 @@ from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
 from loadtest.bench_result import BenchResult
 from loadtest.bench_streamer import BenchStreamer, count_records, own_outputs
+from loadtest.cpu_clock import CpuClock
 from loadtest.observe import metric_values, wait_for_decided
 from loadtest.processes import wait_for_url
 from streamer.produce import ReplayProducer
@@ -132,19 +132,14 @@ def bench_stream(
     return result
 
 
-def _cpu_s(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
-
-
 def _stream_once(base: Settings, run: int, n: int, out: Path, result: BenchResult) -> None:
     settings = own_outputs(base, f"bench-{run}", database=run % 16)
     with BenchStreamer(settings, out / f"stream-{run}.log") as streamer:
         metrics, process = streamer.metrics_url, streamer.process
         wait_for_url(metrics, process)
-        before_s = _cpu_s(process.pid)
+        clock = CpuClock({"streamer": process.pid})
         seen = wait_for_decided(metrics, process, n)
-        cpu_s = _cpu_s(process.pid) - before_s
+        cpu_s = clock.used_s()["streamer"]
         stages = metric_values(metrics, "flagger_streamer_stage_seconds_total", "stage")
         process.stop()
     written = count_records(settings, settings.decisions_topic)

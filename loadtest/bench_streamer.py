@@ -63,12 +63,14 @@ class BenchStreamer:
         log: File that its output is appended to.
 
     Attributes:
+        settings: As given.
         process: The process; it has been started, but need not be ready yet.
         metrics_url: Its metrics page.
     """
 
     def __init__(self, settings: Settings, log: Path) -> None:
         (port,) = free_ports(1)
+        self.settings = settings
         self.metrics_url = f"http://127.0.0.1:{port}/metrics"
         self.process = FlaggerProcess(
             ["stream", "--metrics-port", str(port)], environment_of(settings), log

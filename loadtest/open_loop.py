@@ -22,7 +22,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,6 +32,7 @@ from flagger.models import live_version, load_version
 from flagger.settings import Settings
 from loadtest.api_key import API_KEY_VARIABLE, make_key
 from loadtest.bench_result import BenchResult
+from loadtest.cpu_clock import CpuClock, others_cpu_s
 from loadtest.flag_more import flag_more
 from loadtest.observe import metric_values
 from loadtest.own_models import copy_repository
@@ -97,12 +97,14 @@ class Target:
         streamer_metrics_url: Metrics page of the streamer behind it; "" if it is not known.
         triton_url: host:port of the Triton behind it; "" if it is not known.
         api_key: Key for the gateway; "": none.
+        pids: Name -> process id of the parts that run on this machine.
     """
 
     url: str
     streamer_metrics_url: str = ""
     triton_url: str = ""
     api_key: str = field(default="", repr=False)
+    pids: dict[str, int] = field(default_factory=dict)
 
     def decided(self) -> float:
         """Return how many decisions the streamer has written; 0 if it is not known."""
@@ -147,14 +149,15 @@ def started(
 
         on_step("start streamer and gateway")
         port, metrics_port = free_ports(2)
+        streamer = start("stream", "--metrics-port", str(metrics_port))
+        gateway = start("gateway", "--port", str(port))
         target = Target(
             f"http://127.0.0.1:{port}",
             f"http://127.0.0.1:{metrics_port}/metrics",
             stack.addresses.triton_url,
             key,
+            {**stack.pids, "streamer": streamer.pid, "gateway": gateway.pid},
         )
-        streamer = start("stream", "--metrics-port", str(metrics_port))
-        gateway = start("gateway", "--port", str(port))
         wait_for_url(target.streamer_metrics_url, streamer)
         wait_for_url(f"{target.url}/readyz", gateway)
         if plan.flagged_share:
@@ -165,6 +168,7 @@ def started(
             rate = f"{plan.stream_rate_per_s:g}"
             file = _stream_file(plan)
             producer = start("produce", "--data", str(file), "--rate", rate, "--no-labels")
+            target.pids["producer"] = producer.pid
             _wait_until(lambda: target.decided() > 0, producer)
         yield target
         for process in (gateway, streamer):
@@ -224,14 +228,18 @@ def load(
     judgements = []
     for run in range(plan.repeats):
         on_step(f"run {run + 1} of {plan.repeats}: {plan.rate_per_s:,.0f} requests/s")
-        before, start_s, cpu_s = target.decided(), time.monotonic(), _others_cpu_s()
+        before, start_s, cpu_s = target.decided(), time.monotonic(), others_cpu_s()
+        clock = CpuClock(target.pids)
         recording = run_locust(target, plan, run)
+        cores = clock.cores()
         elapsed_s = time.monotonic() - start_s
         streamed_per_s = (target.decided() - before) / elapsed_s
         add_figures(result, recording)
+        for part, busy in cores.items():
+            result.add(f"CPU {part}", busy, "cores")
         share, others_cores = 1.0, 0.0
         if target.streamer_metrics_url:  # elsewhere the gateway itself would be an other program
-            others_cores = max(_others_cpu_s() - cpu_s, 0.0) / elapsed_s
+            others_cores = max(others_cpu_s() - cpu_s, 0.0) / elapsed_s
             result.add("other programs", others_cores, "cores")
         if plan.stream_rate_per_s:
             result.add("streamer decided", streamed_per_s, "tx/s")
@@ -241,19 +249,6 @@ def load(
     settings["reasons"] = [reason for j in judgements for reason in j.reasons]
     result.write(plan.out)
     return result, judgements
-
-
-def _others_cpu_s() -> float:
-    """Return the CPU time that this machine has spent on anything but us and our processes."""
-    machine, me = psutil.cpu_times(), psutil.Process()
-    busy_s: float = sum(machine[:3]) + sum(machine[5:8])  # without idle and waiting for disks
-    mine = me.cpu_times()
-    own_s: float = mine.user + mine.system + mine.children_user + mine.children_system
-    for child in me.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = child.cpu_times()
-            own_s += times.user + times.system
-    return busy_s - own_s
 
 
 def run_locust(target: Target, plan: LoadPlan, run: int) -> Recording:
