@@ -84,22 +84,8 @@ def _filters(desk: Desk, analyst: Analyst) -> tuple[Filter, Order]:
             key="decision",
             persist_state="session",
         )
-        channel = st.multiselect(
-            "Channel",
-            channels,
-            placeholder="All",
-            width=140,
-            key="channel",
-            persist_state="session",
-        )
-        country = st.multiselect(
-            "Country",
-            countries,
-            placeholder="All",
-            width=120,
-            key="country",
-            persist_state="session",
-        )
+        channel = _some_of("Channel", channels, width=140)
+        country = _some_of("Country", countries, width=120)
         least = st.number_input(
             "Amount from",
             min_value=0.0,
@@ -128,12 +114,19 @@ def _filters(desk: Desk, analyst: Analyst) -> tuple[Filter, Order]:
         view=cast(Any, view or "open"),
         analyst=analyst.name,
         decisions=tuple(decision or ()),
-        channels=tuple(channel),
-        countries=tuple(country),
+        channels=channel,
+        countries=country,
         min_amount=least,
         text=words.strip(),
     )
     return which, cast(Order, order)
+
+
+def _some_of(what: str, choices: list[str], *, width: int) -> tuple[str, ...]:
+    chosen = st.multiselect(
+        what, choices, placeholder="All", width=width, key=what.lower(), persist_state="session"
+    )
+    return tuple(chosen)
 
 
 @st.fragment(run_every=_REFRESH_S)

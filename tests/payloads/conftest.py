@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
 
 from deploy.local.registry import registry_home, start_registry
 from flagger.errors import StackError
@@ -26,3 +27,9 @@ def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server, url = start_registry(tmp_path_factory.mktemp("registry"))
     yield url
     server.stop()
+
+
+@pytest.fixture
+def client(registry_url: str) -> Iterator[SchemaRegistryClient]:
+    with SchemaRegistryClient({"url": registry_url}) as made:
+        yield made

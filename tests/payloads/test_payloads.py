@@ -7,7 +7,7 @@ import io
 import json
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -106,12 +106,6 @@ def test_one_topic_may_hold_all_three(registry_url: str) -> None:
     assert refused == {}
     assert [json.loads(value) for value in found] == TRANSACTIONS[:3]
     assert found[1] is mixed[1]
-
-
-@pytest.fixture
-def client(registry_url: str) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": registry_url}) as made:
-        yield made
 
 
 def avro_bytes(client: SchemaRegistryClient, subject: str, schema: Any, record: Any) -> bytes:
@@ -241,43 +235,6 @@ def test_dead_letters_keep_the_bytes_that_were_sent(registry_url: str) -> None:
     assert place == 0
     assert "cannot be read by its schema" in str(error)
     assert len(kept) == 1
-
-
-def drop(name: str) -> Callable[[Any], Any]:
-    return lambda schema: [f for f in schema["fields"] if f["name"] != name]
-
-
-def retype(name: str, kind: Any) -> Callable[[Any], Any]:
-    return lambda schema: [
-        f | ({"type": kind} if f["name"] == name else {}) for f in schema["fields"]
-    ]
-
-
-def add(field: dict[str, Any]) -> Callable[[Any], Any]:
-    return lambda schema: [*schema["fields"], field]
-
-
-@pytest.mark.parametrize(
-    ("change", "fits"),
-    [
-        (add({"name": "mcc_text", "type": ["null", "string"], "default": None}), True),
-        (drop("country"), True),
-        (add({"name": "mcc_text", "type": "string"}), False),
-        (drop("customer_id"), False),
-        (drop("amount"), False),
-        (retype("amount", "string"), False),
-    ],
-)
-def test_full_compatibility_keeps_what_the_streamer_needs(
-    client: SchemaRegistryClient, change: Callable[[Any], Any], fits: bool
-) -> None:
-    """The rules of docs/payloads.md, as a real registry applies them."""
-    subject = "rules-value"
-    schema = json.loads(AVRO_SCHEMA.read_text())
-    client.register_schema(subject, Schema(json.dumps(schema), "AVRO"))
-    client.set_compatibility(subject, "FULL_TRANSITIVE")
-    changed = Schema(json.dumps(schema | {"fields": change(schema)}), "AVRO")
-    assert client.test_compatibility(subject, changed) is fits
 
 
 def test_a_registry_that_is_away_ends_the_streamer_at_its_start() -> None:

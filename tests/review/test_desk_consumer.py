@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -243,56 +244,46 @@ def test_labels_wait_while_kafka_does_not_take_them(world: World, flag: MakeFlag
     assert sample(world.metrics, "labels_waiting") == 1
 
 
-def test_the_command_serves_its_health_and_ends_on_a_signal(world: World, flag: MakeFlag) -> None:
+@contextmanager
+def running_command(world: World, environment: dict[str, str]) -> Iterator[str]:
+    """Run `flagger desk consume` until it must end on a signal; the address of its metrics port."""
     (port,) = free_ports(1)
-    process = FlaggerProcess(
-        ["desk", "consume", "--metrics-port", str(port)],
-        world.environment,
-        world.folder / "desk.log",
-    )
+    log = world.folder / "desk.log"
+    process = FlaggerProcess(["desk", "consume", "--metrics-port", str(port)], environment, log)
     try:
+        wait_for_url(f"http://127.0.0.1:{port}/readyz", process)
+        yield f"http://127.0.0.1:{port}"
+        process.stop()
+    finally:
+        process.kill()
+
+
+def test_the_command_serves_its_health_and_ends_on_a_signal(world: World, flag: MakeFlag) -> None:
+    with running_command(world, world.environment) as url:
         world.send([flag(1)])
         deadline_s = time.monotonic() + 30
         metrics = ""
         while "flagger_desk_cases_stored_total 1.0" not in metrics:
-            process.require_running()
             assert time.monotonic() < deadline_s, metrics
-            time.sleep(0.2)
-            try:
-                with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                    metrics = answer.read().decode()
-            except OSError:
-                continue
-        with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
-            assert answer.status == 200
+            with urlopen(f"{url}/metrics") as answer:
+                metrics = answer.read().decode()
+            time.sleep(0.1)
         assert 'flagger_desk_waiting{part="case_store"} 0.0' in metrics
-        process.stop()
-    finally:
-        process.kill()
     assert world.queries.page(Filter()).count == 1
 
 
 @pytest.mark.parametrize("kept", [0, 20])
 def test_the_command_runs_without_valkey(world: World, flag: MakeFlag, kept: int) -> None:
     """0 says that it is meant so; else it is an oversight, of which the log tells."""
-    (port,) = free_ports(1)
     environment = world.environment | {f"{ENV_PREFIX}DESK_HISTORY_PAYMENTS": str(kept)}
     del environment[f"{ENV_PREFIX}VALKEY_URL"]
-    log = world.folder / "desk.log"
-    process = FlaggerProcess(["desk", "consume", "--metrics-port", str(port)], environment, log)
-    try:
+    with running_command(world, environment):
         world.send([flag(1)])
-        wait_for_url(f"http://127.0.0.1:{port}/readyz", process)
         deadline_s = time.monotonic() + 30
-        while not world.ids():
-            process.require_running()
+        while world.ids() != {"t1"}:
             assert time.monotonic() < deadline_s, "the flag was not stored"
             time.sleep(0.1)
-        process.stop()
-    finally:
-        process.kill()
-    assert world.ids() == {"t1"}
-    assert ("FLAGGER_VALKEY_URL" in log.read_text()) == (kept > 0)
+    assert ("FLAGGER_VALKEY_URL" in (world.folder / "desk.log").read_text()) == (kept > 0)
 
 
 def test_waiting_takes_no_message_even_from_a_partition_that_comes_meanwhile(
