@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,7 +126,8 @@ class Guard:
         if found is None:
             raise ProblemError("unauthenticated", "This key or token is not valid.")
         subject, scopes = found
-        return Caller(subject, scopes, self._token_rate_per_s, f"jwt:{subject}")
+        digest = hashlib.sha256(subject.encode()).hexdigest()  # names may be long, and people's
+        return Caller(subject, scopes, self._token_rate_per_s, f"jwt:{digest}")
 
     async def count(self, caller: Caller, requests: int) -> None:
         """Count requests of a caller; raises ProblemError 429 where they are too many."""

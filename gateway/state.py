@@ -6,7 +6,7 @@ Entity records are the streamer's: the gateway reads them and never writes them.
   (`c` claimed: decided, perhaps not in the log yet; `w` written: in the log), then the `Claim`;
 - `ff:p:` and the customer's 64-bit key: a hash of the transactions that were accepted and are not
   in the customer's record yet (`pending`), and `n`, the last place given;
-- `ff:r:` and an API key's id: its rate limit.
+- `ff:r:` and an API key's id, or `jwt:` and the hash of a token's subject: its rate limit.
 
 All keys of a request must be on one server: a primary with replicas, not a Valkey Cluster.
 """

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import jwt
 
@@ -27,6 +27,8 @@ _UNKNOWN_REFRESH_S = 10.0
 """How soon they are read again because a token names a key that is not among them: the provider has
 changed its keys. Whoever makes tokens up asks the provider no more often than this."""
 _FETCH_TIMEOUT_S = 5.0
+MAX_SUBJECT_BYTES = 2_048
+"""Longest `sub`: a SPIFFE ID's limit; OpenID Connect allows 255."""
 _NO_KEYS = (OSError, HTTPException, ValueError, TypeError, AttributeError, RecursionError)
 """How reading the keys fails: no answer, half an answer, no JSON, or JSON of another shape."""
 
@@ -72,7 +74,10 @@ class TokenVerifier:
             )
         except (jwt.PyJWTError, RecursionError):  # brackets, thousands deep
             return None
-        return str(claims["sub"]), tuple(str(claims.get("scope", "")).split())
+        subject, scope = claims["sub"], claims.get("scope")
+        if not _is_subject(subject):
+            return None
+        return subject, tuple(scope.split()) if isinstance(scope, str) else ()
 
     def refresh(self) -> None:
         """Read the keys again if they are old; those we have stay if that fails. Blocks."""
@@ -100,3 +105,11 @@ class TokenVerifier:
             raise ConfigurationError(
                 f"FLAGGER_GATEWAY_JWT_JWKS {self._source!r} gives no keys ({error})."
             ) from error
+
+
+def _is_subject(subject: object) -> TypeGuard[str]:
+    """Return True for a name that may be counted and logged; JSON can hold what is no Unicode."""
+    try:
+        return isinstance(subject, str) and 0 < len(subject.encode()) <= MAX_SUBJECT_BYTES
+    except UnicodeEncodeError:
+        return False
