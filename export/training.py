@@ -17,6 +17,7 @@ from flagger.feature_sample import SAMPLE_FILE, read_sample
 from flagger.features import FeatureContract
 from flagger.policy import Policy
 from flagger.strict_json import read_json
+from flagger.training_files import require_one_training
 
 __all__ = ["SAMPLE_FILE", "Training", "read_training", "sample_rows"]
 
@@ -51,7 +52,7 @@ def read_training(folder: Path) -> Training:
     """Read the output folder of a training.
 
     Raises:
-        PublishError: A file is missing or damaged.
+        PublishError: A file is missing or damaged, or the files are of different trainings.
         ContractMismatchError: The model was trained on other features than this code computes.
     """
     missing = [name for name in _FILES if not (folder / name).is_file()]
@@ -65,6 +66,7 @@ def read_training(folder: Path) -> Training:
     contract.require_current(str(folder))
     _read(folder / "policy.json", documents, Policy.from_json)
     windows = _read(folder / "metrics.json", documents, _windows_of)
+    require_one_training(folder, read_json(documents["metrics.json"]))
     if table := trade_off(folder / _SCORES):
         documents[TRADE_OFF_FILE] = table
     return Training(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flagger.feature_sample import SAMPLE_FILE
 from flagger.models import live_version, load_version, version_folder
+from flagger.training_files import bind_files
 
 __all__ = ["copy_repository", "training_of_live"]
 
@@ -41,4 +42,5 @@ def training_of_live(repository: Path, folder: Path) -> Path:
     for name in _DOCUMENTS:
         if (version / name).exists():  # a training may have left no sample
             shutil.copyfile(version / name, folder / name)
+    bind_files(folder)  # the exported trees are another text than those of the training
     return folder

@@ -24,6 +24,7 @@ from flagger import __version__
 from flagger.features import FEATURE_NAMES, FeatureContract
 from flagger.policy import Policy
 from flagger.state.records import DAY_MS
+from flagger.training_files import checksums_of
 from train.fit import Hyperparameters, gain_by_column
 from train.metrics import evaluate
 from train.money import CostMatrix
@@ -231,5 +232,6 @@ def judge_and_write(
     _write_scores(out / "scores.parquet", test)
     columns = dict(zip(FEATURE_NAMES, sample.T, strict=True))
     pq.write_table(pa.table(columns), out / "feature_sample.parquet")
+    metrics["files"] = checksums_of(out)
     write_report(out, metrics, test.scores, test.is_fraud)
     return TrainingResult(out, fitted.booster, fitted.contract, policy, fitted.windows, metrics)

@@ -13,6 +13,7 @@ import pytest
 import xgboost
 
 from flagger.features import CATEGORY_FIELDS, FEATURE_NAMES, FeatureContract
+from flagger.training_files import bind_files
 
 VOCABULARY = ("first", "second", "third", "fourth", "fifth")
 """Codes 0 to 5, as `random_rows` has them."""
@@ -107,6 +108,7 @@ def write_training() -> WriteTraining:
         (folder / "contract.json").write_text(contract.to_json())
         (folder / "policy.json").write_text(json.dumps(policy or thresholds))
         (folder / "metrics.json").write_text(json.dumps(METRICS))
+        bind_files(folder)
         return folder
 
     return write

@@ -21,6 +21,7 @@ from export.publish import export_model
 from flagger.errors import ConfigurationError, FlaggerError, PublishError
 from flagger.models import file_sha256, live_version, load_version
 from flagger.pointer import read_audit
+from flagger.training_files import BOUND_FILES, bind_files
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def two_versions(small_training: Path, tmp_path_factory: pytest.TempPathFactory)
     other = Path(shutil.copytree(small_training, folder / "training"))
     thresholds = json.loads((other / "policy.json").read_text())
     (other / "policy.json").write_text(json.dumps(thresholds | {"review_threshold": 1e-4}))
+    bind_files(other)
     for training in (small_training, other):
         export_model(training, folder / "model_repository", n_parity_rows=50, why="test")
     return folder / "model_repository"
@@ -110,8 +112,6 @@ def test_more_alerts_than_transactions_are_refused(repository: Path) -> None:
         ("metrics.json", "no"),
         ("metrics.json", "{}"),
         ("metrics.json", '{"windows": {}, "test": {"pr_auc": 0.5}}'),
-        ("metrics.json", '{"test": {"pr_auc": NaN}}'),
-        ("metrics.json", '{"test": {"pr_auc": 1e999}}'),
     ],
 )
 def test_a_training_with_a_damaged_document_names_file_and_remedy(
@@ -123,6 +123,41 @@ def test_a_training_with_a_damaged_document_names_file_and_remedy(
         run(export, str(training))
     assert str(training / file) in str(error.value)
     assert live_version(repository) == "2"
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999"])
+def test_measures_that_are_no_numbers_are_refused(
+    repository: Path, small_training: Path, tmp_path: Path, value: str
+) -> None:
+    training = Path(shutil.copytree(small_training, tmp_path / "training"))
+    path = training / "metrics.json"
+    path.write_text(path.read_text().replace('"roc_auc": 0', f'"roc_auc": {value}, "was": 0'))
+    with pytest.raises(PublishError, match=f"{value} is no number in JSON"):
+        run(export, str(training))
+    assert live_version(repository) == "2"
+
+
+@pytest.mark.parametrize("name", BOUND_FILES)
+def test_files_of_two_trainings_are_not_mixed(
+    repository: Path, small_training: Path, tmp_path: Path, name: str
+) -> None:
+    """A training that was interrupted while it replaced another's files leaves such a folder."""
+    training = Path(shutil.copytree(small_training, tmp_path / "training"))
+    (training / name).write_bytes((training / name).read_bytes() + b" ")
+    with pytest.raises(PublishError, match=f"^{name} in .*are of different trainings"):
+        run(export, str(training))
+    assert live_version(repository) == "2"
+
+
+def test_a_training_that_does_not_name_its_files_is_refused(
+    repository: Path, small_training: Path, tmp_path: Path
+) -> None:
+    training = Path(shutil.copytree(small_training, tmp_path / "training"))
+    metrics = json.loads((training / "metrics.json").read_text())
+    del metrics["files"]
+    (training / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(PublishError, match="does not say which files belong to it"):
+        run(export, str(training))
 
 
 def test_publish_and_roll_back_move_the_pointer(repository: Path) -> None:
@@ -281,6 +316,7 @@ def test_codes_beyond_the_vocabulary_are_refused(
     kept = contract["vocabularies"]["merchant_category"]
     contract["vocabularies"]["merchant_category"] = kept[:1]
     (bad / "contract.json").write_text(json.dumps(contract))
+    bind_files(bad)
     with pytest.raises(FlaggerError, match="merchant_category_code"):
         export_model(bad, repository, n_parity_rows=50)
     (bad / "contract.json").write_text((small_training / "contract.json").read_text())
@@ -288,6 +324,7 @@ def test_codes_beyond_the_vocabulary_are_refused(
     place = table.column_names.index("channel_code")
     wrong = pa.array(np.full(len(table), 99, dtype=np.float32))
     pq.write_table(table.set_column(place, "channel_code", wrong), bad / "feature_sample.parquet")
+    bind_files(bad)
     with pytest.raises(FlaggerError, match="channel_code is 99"):
         export_model(bad, repository, n_parity_rows=50)
     assert live_version(repository) == "2"

@@ -21,6 +21,7 @@ from export.training import read_training
 from flagger.errors import ConfigurationError, ContractMismatchError, PublishError
 from flagger.features import FEATURE_NAMES
 from flagger.models import list_versions, live_version, load_version, set_live_version
+from flagger.training_files import bind_files
 
 ROWS = 500
 
@@ -277,11 +278,13 @@ def test_real_rows_of_the_training_are_used_where_they_are(
     columns = {name: rows[:, i] for i, name in reversed(list(enumerate(FEATURE_NAMES)))}
     path = folder / "feature_sample.parquet"
     pq.write_table(pa.table({"score": [0.1, 0.2], **columns}), path)
+    bind_files(folder)
     sample = read_training(folder).sample_rows
     assert sample is not None
     np.testing.assert_array_equal(sample, rows)
 
     pq.write_table(pa.table({"score": [0.1, 0.2]}), path)
+    bind_files(folder)
     with pytest.raises(PublishError, match="feature columns"):
         read_training(folder)
 
