@@ -103,7 +103,7 @@ class Guard:
             return _ANYBODY
         caller = self._identify(headers)
         if scope not in caller.scopes and "admin" not in caller.scopes:
-            raise ProblemError("forbidden", f"This needs the scope {scope}.")
+            raise ProblemError("forbidden", f"This needs the scope {scope}.", who=caller.id)
         if requests:
             await self.count(caller, requests)
         return caller
@@ -120,7 +120,7 @@ class Guard:
                 raise ProblemError("unauthenticated", "This key is not known.")
             state = key.state(self._clock.now_ms())
             if state != "valid":
-                raise ProblemError("unauthenticated", f"This key is {state}.")
+                raise ProblemError("unauthenticated", f"This key is {state}.", who=key.id)
             return Caller(key.id, key.scopes, key.rate_per_s, key.id)
         found = self._tokens.verify(credential) if self._tokens is not None else None
         if found is None:
@@ -146,6 +146,7 @@ class Guard:
                 "rate_limited",
                 f"This key or token may send {per_s:g} requests per second.",
                 retry_after_s=-(-wait_ms // 1000),
+                who=caller.id,
             )
 
     async def follow(self) -> None:

@@ -82,6 +82,7 @@ class ProblemError(FlaggerError):
         reason: What is wrong with it.
         status: HTTP status where it differs from the kind's.
         retry_after_s: Seconds that the caller should wait.
+        who: Who was refused, for the audit log alone; None: that is not known.
     """
 
     def __init__(
@@ -93,10 +94,12 @@ class ProblemError(FlaggerError):
         reason: str | None = None,
         status: int | None = None,
         retry_after_s: int = RETRY_AFTER_S,
+        who: str | None = None,
     ) -> None:
         usual_status, title = PROBLEMS[kind]
         super().__init__(f"{title}: {detail or reason}")
         self.kind = kind
+        self.who = who
         self._retry_after_s = retry_after_s
         self.problem = Problem(
             type=f"urn:fraud-flagger:problem:{kind}",

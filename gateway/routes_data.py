@@ -13,6 +13,7 @@ from flagger.errors import StateStoreError
 from flagger.features.hashing import key_of
 from flagger.models import list_versions
 from flagger.wire.limits import MAX_ID_BYTES
+from gateway.audit import NOBODY
 from gateway.door import BODY_LIMIT_S, Door, answer_or_problem, json, read_body
 from gateway.feedback import label_of, parse_feedback
 from gateway.lookup import Found
@@ -127,13 +128,21 @@ async def refresh_models(request: Request) -> Response:
 
 
 async def _refresh_models(request: Request, door: Door) -> Response:
-    caller = await door.guard.admit(request.headers, "admin")
+    """Follow the pointer; whoever tries is in the audit log before anything changes."""
+    action = "models.refresh"
+    try:
+        caller = await door.guard.admit(request.headers, "admin")
+    except ProblemError as error:
+        who = error.who or NOBODY
+        await asyncio.to_thread(door.audit.write_refused, action, who, why=error.kind)
+        raise
     before = door.backends.live.current.model.version
+    await asyncio.to_thread(door.audit.write, action, caller.id, outcome="begun", before=before)
     switched = await door.backends.live.refresh()
     after = door.backends.live.current.model.version
     door.metrics.set_model(*_entry(door))
     await asyncio.to_thread(
-        door.audit.write, "models.refresh", caller.id, before=before, after=after
+        door.audit.write, action, caller.id, outcome="done", before=before, after=after
     )
     return json(_live(door) | {"switched": switched})
 

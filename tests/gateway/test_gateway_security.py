@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from flagger.cli import cli
 from flagger.errors import ConfigurationError
 from flagger.settings import Settings
+from gateway.audit import MAX_UNKNOWN_PER_S, AuditLog
 from gateway.guard import Guard
 from gateway.keys import KeyFile, new_key
 from tests.gateway.conftest import bearer
@@ -135,17 +136,48 @@ async def test_without_keys_it_does_not_start_unless_told_so(
     assert "EVERYBODY" in caplog.text
 
 
-async def test_admin_actions_are_audited(
-    guarded: Any, keys: dict[str, str], tmp_path: Path
+async def test_admin_actions_are_audited_whatever_comes_of_them(
+    guarded: Any, keys: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with guarded(gateway_audit_log=tmp_path / "audit.jsonl") as gateway:
-        headers = bearer(keys["operator"])
-        response = await gateway.client.post("/v1/models/refresh", headers=headers)
-        assert response.json()["switched"] is False
-    (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
-    action = json.loads(line)
-    assert action["action"] == "models.refresh"
-    assert action["who"] == keys["operator"].split("_")[1]
+    path = tmp_path / "audit.jsonl"
+    async with guarded(gateway_audit_log=path) as gateway:
+        live = gateway.app.state.door.backends.live
+        at_switch: list[str] = []
+
+        async def refresh() -> bool:
+            at_switch.append(path.read_text())
+            return False
+
+        monkeypatch.setattr(live, "refresh", refresh)
+        for name in ("payments", "old", "nobody", "operator"):
+            await gateway.client.post(
+                "/v1/models/refresh", headers=bearer(keys.get(name, "ffk_00000000_made-up"))
+            )
+    key_id = {name: key.split("_")[1] for name, key in keys.items()}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {line["action"] for line in lines} == {"models.refresh"}
+    assert [(line["who"], line["outcome"], line.get("why")) for line in lines] == [
+        (key_id["payments"], "refused", "forbidden"),
+        (key_id["old"], "refused", "unauthenticated"),
+        ("nobody", "refused", "unauthenticated"),
+        (key_id["operator"], "begun", None),
+        (key_id["operator"], "done", None),
+    ]
+    assert at_switch[0].count("\n") == 4
+
+
+def test_strangers_do_not_fill_the_audit_log(tmp_path: Path) -> None:
+    now_s = 0.0
+    audit = AuditLog(tmp_path / "audit.jsonl", lambda: now_s)
+    for _ in range(1_000):
+        audit.write_refused("models.refresh", "nobody")
+    audit.write_refused("models.refresh", "known")
+    now_s = 1.0
+    audit.write_refused("models.refresh", "nobody")
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert len(lines) == MAX_UNKNOWN_PER_S + 2
+    assert lines[-2]["who"] == "known"
+    assert lines[-1]["left_out"] == 1_000 - MAX_UNKNOWN_PER_S
 
 
 async def test_answers_have_security_headers(gateway: Any, body: Body) -> None:
