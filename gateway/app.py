@@ -67,6 +67,8 @@ def create_app(
             show_model(serving)
             brakes.reset()
 
+        backends.live.on_switch = switched
+
         def count_error(kind: str) -> None:
             metrics.errors.labels(kind).inc()
 
@@ -105,7 +107,7 @@ def create_app(
             shadow=shadow,
         )
         followers = [
-            asyncio.create_task(backends.live.follow(switched)),
+            asyncio.create_task(backends.live.follow()),
             asyncio.create_task(guard.follow()),
             asyncio.create_task(canary.follow()),
             asyncio.create_task(follow_rulebook(rulebook)),

@@ -87,6 +87,10 @@ class LiveModel:
         serving: The version to begin with.
         repository: Folder of the model repository.
         accept: Called with a new version before the switch; raises FlaggerError to refuse it.
+
+    Attributes:
+        current: The version.
+        on_switch: Called with each new version, whoever asked for the switch.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class LiveModel:
         accept: Callable[[Serving], Awaitable[None]],
     ) -> None:
         self.current = serving
+        self.on_switch: Callable[[Serving], None] = lambda _: None
         self._repository = repository
         self._accept = accept
         self._refusal = ""
@@ -143,11 +148,11 @@ class LiveModel:
         )
         self.current = serving
         self._key, self._refusal = key, ""
+        self.on_switch(serving)
         return True
 
-    async def follow(self, on_switch: Callable[[Serving], None]) -> None:
-        """Refresh for ever; `on_switch` hears of each new version."""
+    async def follow(self) -> None:
+        """Refresh for ever."""
         while True:
             await asyncio.sleep(FOLLOW_INTERVAL_S)
-            if await self.refresh():
-                on_switch(self.current)
+            await self.refresh()

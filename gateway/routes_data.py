@@ -140,7 +140,6 @@ async def _refresh_models(request: Request, door: Door) -> Response:
     await asyncio.to_thread(door.audit.write, action, caller.id, outcome="begun", before=before)
     switched = await door.backends.live.refresh()
     after = door.backends.live.current.model.version
-    door.metrics.set_model(*_entry(door))
     await asyncio.to_thread(
         door.audit.write, action, caller.id, outcome="done", before=before, after=after
     )

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.gateway.test_gateway_backends import publish
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_declines_beyond_the_cap_become_reviews(
-    start_gateway: Callable[..., Any], body: Callable[..., dict[str, Any]]
+    start_gateway: Callable[..., Any], body: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    caps = {"brake_decline_share": 0.2, "brake_window_decisions": 10, "brake_min_decisions": 10}
-    async with start_gateway(**caps) as gateway:
+    caps: dict[str, Any] = {
+        "brake_decline_share": 0.2,
+        "brake_window_decisions": 10,
+        "brake_min_decisions": 10,
+    }
+    async with start_gateway(**caps, model_repository=tmp_path) as gateway:
         gateway.scorer.score_value = 0.95
         answers = [
             (await gateway.post(body(transaction_id=f"t-{i}", customer_id=f"c-{i}"))).json()
@@ -32,3 +39,10 @@ async def test_declines_beyond_the_cap_become_reviews(
         assert await gateway.metric("flagger_gateway_braked_total") == 2
         assert await gateway.metric('flagger_gateway_brake_engaged{cap="decline"}') == 1
         assert await gateway.metric('flagger_gateway_brake_engaged{cap="flag"}') == 1
+
+        publish(tmp_path, "2")  # other thresholds owe nothing to the past, also if told to switch
+        assert (await gateway.client.post("/v1/models/refresh")).json()["model_version"] == "2"
+        assert await gateway.metric('flagger_gateway_brake_engaged{cap="decline"}') == 0
+        assert (
+            await gateway.metric('flagger_gateway_model_info{model="fraud_onnx",version="2"}') == 1
+        )
