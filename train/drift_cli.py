@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
-import pyarrow as pa
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from flagger.addresses import resolve_kafka_settings, resolve_settings
-from flagger.drift import WINDOW_ROWS, DriftLimits
-from flagger.errors import ConfigurationError
 from flagger.health import Health, serve_health
 from flagger.kafka_access import require_access
-from flagger.models import ModelVersion, live_version, load_version
 from flagger.options import repository_option
 from flagger.service import log_to_stderr, metrics_options, until_stopped
-from flagger.settings import load_settings
-from train.drift_check import DriftReport, Injection, check_drift
-from train.drift_report import columns_of, write_drift_report
 from train.labels_metrics import PARTS, LabelsMetrics
 from train.labels_watch import LabelsPlan, LabelsWatch
 from train.matured import DayOutcome, judge_days, read_decisions, read_labels, total
 from train.options import columns_option, data_option
-from train.sources import ColumnMap, read_sorted
-from train.split import day_of, start_of_day_ms
 from train.topics import read_values
 
 __all__ = ["drift"]
 
-_HISTORY_DAYS = 30
-"""Days that only feed the features, where the file does not reach to the version's own days."""
-_SHOWN = 12
 _OUTCOME_COLUMNS = (
     *("day", "state", "decisions", "flagged", "labels", "frauds", "caught"),
     *("precision", "recall"),
@@ -63,7 +49,11 @@ def drift() -> None:
     "version's test window, or 30 days into the file.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of reports.")
-@click.option("--amount-factor", type=float, help="Drill: all amounts times this.")
+@click.option(
+    "--amount-factor",
+    type=click.FloatRange(0, min_open=True),
+    help="Drill: all amounts times this.",
+)
 @click.option(
     "--new-country-share",
     type=click.FloatRange(0, 1),
@@ -72,52 +62,12 @@ def drift() -> None:
 @click.option(
     "--inject-from", type=_DAY, help="Day on which the drill begins. Default: 3 days after --from."
 )
-def check(
-    data: Path,
-    columns: Path | None,
-    version: str | None,
-    repository: Path | None,
-    judge_from: datetime | None,
-    out: Path | None,
-    amount_factor: float | None,
-    new_country_share: float | None,
-    inject_from: datetime | None,
-) -> None:
+def check(**given: Any) -> None:
     """Replay a file and look for drift. Exit code 1 if an alarm was raised."""
-    settings = load_settings()
-    repository = repository or settings.model_repository
-    model = load_version(repository, version or live_version(repository))
-    limits = DriftLimits(settings.drift_psi_limit, settings.drift_unknown_limit)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    table = read_sorted(data, ColumnMap.load(columns) if columns else ColumnMap())
-    first = judge_from.date() if judge_from else _first_day(table, model)
-    injection = None
-    if amount_factor is not None or new_country_share is not None:
-        day = inject_from.date() if inject_from else first + timedelta(days=3)
-        injection = Injection(start_of_day_ms(day), amount_factor or 1.0, new_country_share or 0.0)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("replaying", total=table.num_rows)
-        report = check_drift(
-            table,
-            repository,
-            model,
-            judge_from_ms=start_of_day_ms(first),
-            limits=limits,
-            injection=injection,
-            on_rows=lambda read: progress.update(task, completed=read),
-        )
-    if report.distances is None:
-        raise ConfigurationError(
-            f"{data} has {report.judged:,} transactions from {first} on; drift needs a window of "
-            f"{WINDOW_ROWS:,}. Give more data, or an earlier --from."
-        )
-    _print(report, first)
-    if out is not None:
-        write_drift_report(out, report, limits, data.name)
-        click.echo(f"report: {out / 'drift.html'}")
-    if report.first_alarm_at is not None:
-        raise SystemExit(1)
+    # Trees and plots: 200 MB and a second that `drift watch` does without.
+    from train.drift_check_cli import check_file
+
+    check_file(**given)
 
 
 @drift.command("labels")
@@ -209,33 +159,3 @@ def _counts(outcome: DayOutcome) -> tuple[str, ...]:
     if outcome.state != "judged":
         return (*map(str, counts), "", "", "", "")
     return (*map(str, (*counts, *found)), f"{totals.precision:.3f}", f"{totals.recall:.3f}")
-
-
-def _first_day(table: pa.Table, model: ModelVersion) -> date:
-    """Return the first day that the version has not been judged on."""
-    times = table["event_time"].cast(pa.int64())
-    first, last = day_of(times[0].as_py()), day_of(times[-1].as_py())
-    test_to = (model.manifest.get("data_window") or {}).get("test_to")
-    after = date.fromisoformat(test_to) + timedelta(days=1) if test_to else first
-    return after if first < after <= last else first + timedelta(days=_HISTORY_DAYS)
-
-
-def _print(report: DriftReport, first: date) -> None:
-    table = Table(title=f"Drift of version {report.version} from {first} on, last window")
-    for heading in ("column", "PSI", "largest", "KS", "missing"):
-        table.add_column(heading, justify="left" if heading == "column" else "right")
-    for row in columns_of(report)[:_SHOWN]:
-        numbers = (f"{row[name]:.3f}" for name in ("psi", "largest", "ks"))
-        table.add_row(row["name"], *numbers, f"{row['missing']:.2%}")
-    Console().print(table)
-    windows = len(report.window_ends)
-    if report.first_alarm_at is None:
-        click.echo(f"no alarm in {report.judged:,} transactions ({windows:,} windows)")
-        return
-    names = ", ".join(f"{a.name} {a.value:.3f}" for a in report.first_alarms)
-    click.echo(
-        f"ALARM after {report.first_alarm_at:,} of {report.judged:,} transactions: {names}; in "
-        f"{report.alarmed_windows:,} of {windows:,} windows"
-    )
-    if report.detection_delay is not None:
-        click.echo(f"{report.detection_delay:,} transactions after the drill began")

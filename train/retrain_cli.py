@@ -18,6 +18,7 @@ from flagger.options import repository_option
 from flagger.settings import Settings, load_settings
 from train.history import history_of
 from train.matured import read_labels
+from train.pipeline import make_folder
 from train.retrain import Retrained, plan_like, retrain
 from train.topics import read_values
 
@@ -73,7 +74,7 @@ def retrain_command(
     settings = load_settings()
     repository = repository or settings.model_repository
     live = load_version(repository, live_version(repository))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     history, test_to = out / _HISTORY_FILE, None
     if data is None:
         test_to = _write_history(resolve_settings(), history, maturity_days)

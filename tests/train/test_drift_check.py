@@ -84,6 +84,7 @@ def test_a_drift_is_noticed_in_time(
 def test_too_few_transactions_are_an_error(world: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigurationError, match="needs a window of 10,000"):
         check(world, "--from", "2026-03-04")
+    assert check(world, "--amount-factor", "0").exit_code == 2  # would have been no drill at all
 
 
 def test_a_busy_streamers_window_of_one_hour_raises_no_alarm(world: tuple[Path, Path]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -142,3 +145,11 @@ def test_an_alarm_needs_enough_frauds() -> None:
     assert value(metrics, "alarm", measure="precision") == 0
     assert (value(metrics, "recall"), value(metrics, "precision")) == (0.5, 1.0)
     assert value(metrics, "newest_judged_day_timestamp_seconds") == FIRST * 86_400
+
+
+def test_the_watch_starts_without_what_it_does_not_need() -> None:
+    """Trees and plots are 200 MB of a process that runs all the time, and a second of its start."""
+    heavy = ["matplotlib", "pandas", "pyarrow", "sklearn", "xgboost"]
+    code = f"import sys, train.drift_cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
