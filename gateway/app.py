@@ -30,6 +30,7 @@ from gateway.metrics import GatewayMetrics
 from gateway.openapi import document
 from gateway.overrule import follow_rulebook
 from gateway.problems import ProblemError
+from gateway.readiness import Readiness
 from gateway.routes import ROUTES
 from gateway.service import ScoringService
 from gateway.shadow import GatewayShadow
@@ -103,6 +104,7 @@ def create_app(
             clock=clock,
             guard=guard,
             audit=AuditLog(settings.gateway_audit_log),
+            readiness=Readiness(backends, clock.monotonic_s),
             tracing=tracing,
             shadow=shadow,
         )

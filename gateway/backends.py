@@ -23,10 +23,10 @@ from gateway.live import LiveModel, Serving
 from gateway.lookup import ArchivedDecisions, DecisionLookup, RecentDecisions
 from gateway.micro_batch import MicroBatcher
 from gateway.ports import Log, ModelScorer
-from gateway.producer import TransactionLog, TransactionLogError
+from gateway.producer import TransactionLog
 from gateway.state import AsyncStateStore
 
-__all__ = ["Backends", "GatewayScorer", "connect", "find_missing"]
+__all__ = ["PROBE_TIMEOUT_S", "Backends", "GatewayScorer", "connect"]
 
 PROBE_TIMEOUT_S = 1.0
 """Limit of each readiness check; they run side by side."""
@@ -140,34 +140,3 @@ def _check_model(url: str, model: ModelName) -> None:
         probe.check_shape(model, len(FEATURE_NAMES))
     finally:
         probe.close()
-
-
-async def find_missing(backends: Backends) -> dict[str, str]:
-    """Return what is missing for work: `kafka`, `valkey`, `triton` or `model`, and why."""
-
-    async def kafka() -> str | None:
-        try:
-            await backends.log.check(PROBE_TIMEOUT_S)
-        except TransactionLogError as error:
-            return str(error)
-        return backends.log.fatal
-
-    async def valkey() -> str | None:
-        try:
-            await backends.state.ping(PROBE_TIMEOUT_S * 1000)
-        except StateStoreError as error:
-            return str(error)
-        return None
-
-    async def triton() -> str | None:
-        return None if await backends.scorer.is_live() else "Triton does not answer."
-
-    async def model() -> str | None:
-        wanted = backends.live.current.model
-        if await backends.scorer.is_ready(wanted):
-            return None
-        return f"Triton does not serve {wanted.name} version {wanted.version}."
-
-    checks = {"kafka": kafka, "valkey": valkey, "triton": triton, "model": model}
-    found = await asyncio.gather(*(check() for check in checks.values()))
-    return {name: why for name, why in zip(checks, found, strict=True) if why is not None}

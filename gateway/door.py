@@ -21,6 +21,7 @@ from gateway.deadline import Clock, Deadline
 from gateway.guard import Guard
 from gateway.metrics import GatewayMetrics
 from gateway.problems import ProblemError
+from gateway.readiness import Readiness
 from gateway.service import ScoringService
 from gateway.shadow import GatewayShadow
 
@@ -50,6 +51,7 @@ class Door:
         clock: Where the time comes from.
         guard: Lets callers in.
         audit: Takes administrative actions.
+        readiness: Knows what is missing.
         tracing: Makes spans; None: traces are off.
         shadow: Compares a candidate with what was answered; None: nothing does.
         in_flight: Scoring requests being worked on.
@@ -67,6 +69,7 @@ class Door:
     clock: Clock
     guard: Guard
     audit: AuditLog
+    readiness: Readiness
     tracing: Tracing | None = None
     shadow: GatewayShadow | None = None
     in_flight: int = 0

@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flagger.brakes import CAPS
-from gateway.backends import find_missing
 from gateway.door import Door, json
 from gateway.problems import RETRY_AFTER_S
 
@@ -23,7 +22,7 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Answer 200, or 503 with what is missing and why."""
     door: Door = request.app.state.door
-    missing = await find_missing(door.backends)
+    missing = await door.readiness.missing()
     if door.draining:
         missing["gateway"] = "It is shutting down."
     return _probe({"ready": not missing, "missing": missing}, is_good=not missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from flagger.wire.limits import MAX_AMOUNT
+from gateway.deadline import SYSTEM_CLOCK, Clock
 from gateway.metrics import METRICS
+from gateway.readiness import SHARED_S
 from gateway.schemas import ANSWER_EXAMPLE, TRANSACTION_EXAMPLE
 
 pytestmark = pytest.mark.anyio
@@ -121,7 +124,35 @@ async def test_a_probe_that_breaks_tells_no_internals(
     assert "planted" not in response.text
 
 
-async def test_readiness_names_what_is_missing(gateway: Any, start_gateway: Any) -> None:
+async def test_readiness_is_found_out_once_a_second_for_all(
+    start_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, checks, begun = 0.0, 0, asyncio.Event()
+
+    async def check(_timeout_s: float) -> None:
+        nonlocal checks
+        checks += 1
+        begun.set()
+        await asyncio.sleep(0.05)
+
+    async with start_gateway(clock=Clock(SYSTEM_CLOCK.now_ms, lambda: now_s)) as gateway:
+        monkeypatch.setattr(gateway.log, "check", check)
+        impatient = asyncio.create_task(gateway.client.get("/readyz"))
+        await begun.wait()
+        impatient.cancel()
+        answers = await asyncio.gather(*(gateway.client.get("/readyz") for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert (await gateway.client.get("/readyz")).status_code == 200
+        assert checks == 1
+        now_s = SHARED_S
+        await gateway.client.get("/readyz")
+        assert checks == 2
+
+
+async def test_readiness_names_what_is_missing(
+    gateway: Any, start_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.readiness.SHARED_S", 0.0)
     ready = await gateway.client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json() == {"ready": True, "missing": {}}
