@@ -49,7 +49,7 @@ class Commits:
     def restart(self, plan: dict[int, Assignment]) -> None:
         """Begin with new partitions."""
         self.committed = {p: a.committed for p, a in plan.items()}
-        self._written = dict(self.committed)
+        self._written = {p: max(a.start, a.committed) for p, a in plan.items()}
         self._under_way = None
         self._awaited = False
 

@@ -82,6 +82,7 @@ class HotState:
         loaded: Records found in the store so far.
         created: Customers so far that were neither in memory nor in the store.
         evicted: Customers so far that made room for others.
+        writes_terminals: True while the terminals' records are ours to write.
         side_marks: What the store had at the start or the last `plan`: topic -> offset up to which
             its terminals include the side logs, and the side logs' clock.
     """
@@ -98,7 +99,7 @@ class HotState:
         self._piece: _Piece | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._write: Future[None] | None = None
-        self._writes_terminals = False
+        self.writes_terminals = False
         self._claim: Claim | None = None
         # Before the records: those may be newer than the marks say, but never older.
         self.side_marks = store.read_marks(self._side_marks_name)
@@ -124,8 +125,8 @@ class HotState:
                     f"(FLAGGER_CONSUMER_GROUP)."
                 )
         self.side_marks = self._store.read_marks(self._side_marks_name)
-        self._writes_terminals = _TERMINAL_WRITER_PARTITION in committed
-        if self._writes_terminals:
+        self.writes_terminals = _TERMINAL_WRITER_PARTITION in committed
+        if self.writes_terminals:
             # Some may have changed while others wrote them, or nobody did: the marks that follow
             # would claim that they are stored.
             self.engine.terminals.mark_all_dirty()
@@ -288,12 +289,12 @@ class HotState:
     def _write_out(self, piece: _Piece) -> None:
         self._store.write("customer", piece.customers, self._claim)
         self.written += len(piece.customers)
-        if self._writes_terminals:
+        if self.writes_terminals:
             self._store.write("terminal", piece.terminals, self._claim)
             self.written += len(piece.terminals)
         if piece.ends is None:
             return
-        if self._writes_terminals:
+        if self.writes_terminals:
             self._store.write_marks(self._side_marks_name, piece.ends.side_marks, self._claim)
         marks = {str(p): offset for p, offset in piece.ends.positions.items()}
         self._store.write_marks(self._marks, marks, self._claim)

@@ -71,6 +71,9 @@ class StreamerMetrics:
             "Gateway decisions on ids that the log held before: the first counts",
         )
         self.replayed = counter("replayed", "Messages read again to rebuild state; no output")
+        self.removed_unread = counter(
+            "removed_unread", "Messages that Kafka removed before they were read", "topic"
+        )
         self.late = counter("late", "Transactions older than their customer's newest one")
         self.too_late = gauge(
             "too_late", "Labels and terminal counts that had already left the terminal's ring"
@@ -153,6 +156,10 @@ class StreamerMetrics:
     def show_waiting(self, health: Health) -> None:
         """Have the gauge say what the streamer waits for at the moment when it is asked."""
         show_waiting(self.waiting, health, PARTS)
+
+    def note_removed(self, topic: str, count: int) -> None:
+        """Count messages that Kafka removed before they were read."""
+        self.removed_unread.labels(topic).inc(count)
 
     def brakes_of(self, settings: Settings) -> Brakes:
         """Return brakes whose counter and gauge are here."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from confluent_kafka import Message
 
 from flagger.alert import encode_alert
-from flagger.errors import ModelRefusedError
+from flagger.errors import BadMessageError, ModelRefusedError
 from flagger.models import ModelVersion
 from flagger.overrules import Overrule
 from flagger.policy import APPROVE, DECISIONS
@@ -204,6 +205,17 @@ class OutputWriter:
         for place, error in segment.decoded.bad:
             if segment.polled.offset[place] >= first_live[segment.polled.partition[place]]:
                 self._dead_letter(segment, place, error)
+
+    def write_refused_entries(self, refused: Sequence[tuple[Message, BadMessageError]]) -> None:
+        """Write messages of the side logs that are no entries to the dead-letter topic."""
+        for message, error in refused:
+            self._sink.dead_letter(
+                message.value() or b"",
+                topic=message.topic(),
+                place=(message.partition(), message.offset()),
+                error=error,
+            )
+            self._metrics.dead_lettered.inc()
 
     def _dead_letter(self, segment: Segment, place: int, error: Exception) -> None:
         polled = segment.polled

@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from confluent_kafka import Message
-
-from flagger.errors import BadMessageError, StateStoreError
+from flagger.errors import StateStoreError
 from flagger.live import LiveModel
 from flagger.live_rulebook import LiveRulebook
 from flagger.models import ModelVersion
@@ -91,13 +89,14 @@ class Pipeline:
         self._state = HotState(model.contract, StateStore(settings.valkey_url or ""), settings)
         self._sink = DecisionSink(settings)
         self._side_logs = SideLogs(
-            settings,
-            self._state.side_marks,
-            clock_ms=clock_ms,
-            on_bad_label=self._refuse_label,
+            settings, self._state.side_marks, clock_ms=clock_ms, on_removed=metrics.note_removed
         )
         self._source = TransactionSource(
-            settings, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            settings,
+            on_assign=self._assigned,
+            on_revoke=self._revoked,
+            on_lost=self._lost,
+            on_removed=metrics.note_removed,
         )
         self._commits = Commits(
             self._sink, self._source, metrics, interval_ms=settings.latency_target_ms / 2
@@ -201,8 +200,13 @@ class Pipeline:
     def _settle(self) -> None:
         """Write and commit everything that is processed."""
         self._batches.write_all()
+        writes_refused = self._state.writes_terminals and self._side_logs.refused
+        if writes_refused:
+            self._outputs.write_refused_entries(self._side_logs.refused)
         with self._metrics.timed("wait_commit"):
             self._commits.commit_all()
+        if writes_refused:
+            self._side_logs.refused.clear()
 
     def _keep_up(self) -> None:
         """Read the side logs, lists and rules, and write state, each as often as it needs."""
@@ -215,6 +219,11 @@ class Pipeline:
                 self._side_logs.read()
                 self._side_logs.apply_due(self._state.engine, self._aligner.stream_clock_ms)
             due = self._state.has_much_to_write
+        if self._side_logs.refused:  # before the marks say that it has been read
+            if self._state.writes_terminals:
+                self._settle()
+            else:
+                self._side_logs.forget_refused()
         if due or now_s - self._flushed_s >= self._settings.state_flush_interval_ms / 1000:
             self._flushed_s = now_s
             self._state.begin_round(self._batches.processed, self._side_logs.marks)
@@ -263,7 +272,7 @@ class Pipeline:
         self._state.flush(self._batches.processed, self._side_logs.marks)
 
     def _assigned(self, committed: dict[int, int]) -> dict[int, Assignment]:
-        self._plan = self._state.plan(committed)
+        self._plan = self._source.readable(self._state.plan(committed))
         self._side_logs.go_on_from(self._state.side_marks)
         if committed:
             self._health.goes_on("partitions")
@@ -289,12 +298,3 @@ class Pipeline:
         self._batches.restart({})
         self._aligner.forget()
         self._state.forget_customers()
-
-    def _refuse_label(self, message: Message, error: BadMessageError) -> None:
-        self._sink.dead_letter(
-            message.value() or b"",
-            topic=message.topic(),
-            place=(message.partition(), message.offset()),
-            error=error,
-        )
-        self._metrics.dead_lettered.inc()

@@ -22,11 +22,11 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 from flagger.errors import BadMessageError, StackError
 from flagger.features import ActivityBatch, FeatureEngine, LabelBatch
 from flagger.features.hashing import key_of
-from flagger.kafka import client_config, is_fatal
+from flagger.kafka import client_config
 from flagger.settings import Settings
 from flagger.state.records import TERMINAL_BUCKET_MS
 from flagger.wire.messages import Label, parse_label
-from streamer.log_ends import LogEnds
+from streamer.log_ends import LogEnds, require_delivery
 
 __all__ = ["ACTIVITY_ENTRY", "CLOCK_MARK", "SideLogs", "decode_activity", "encode_activity"]
 
@@ -38,6 +38,9 @@ CLOCK_MARK = "clock_ms"
 
 MAX_WAITING_ENTRIES = 20_000
 """Entries of the future kept in memory; at this many a log is not read on until some are due."""
+MAX_KEPT_REFUSED = 1_000
+"""Messages that are no entries, kept by those who do not write the terminals: whoever does writes
+the dead letters within about a second, unless it ends before."""
 _CATCH_UP_S = 30.0
 _FETCH_WAIT_MS = 20
 """How long the broker may sit on an empty fetch; `catch_up` waits for its answer."""
@@ -58,7 +61,12 @@ def encode_activity(keys: npt.NDArray[np.uint64], times_ms: npt.NDArray[np.int64
 
 
 def decode_activity(value: bytes) -> ActivityBatch:
-    """Read one entry of the activity log."""
+    """Read one entry of the activity log; raises BadMessageError where it is none."""
+    if not value or len(value) % ACTIVITY_ENTRY.itemsize:
+        raise BadMessageError(
+            f"{len(value)} bytes are no entry of the activity log: one or more times "
+            f"{ACTIVITY_ENTRY.itemsize}"
+        )
     entry = np.frombuffer(value, dtype=ACTIVITY_ENTRY)
     return ActivityBatch(
         np.ascontiguousarray(entry["terminal_key"]),
@@ -90,7 +98,13 @@ class SideLogs:
         settings: Broker and topic names.
         stored: The marks of the stored terminals: topic -> offset from which on entries are not
             in them, and the clock.
-        on_bad_label: Called with each message that is no label.
+        on_removed: See `LogEnds`.
+
+    Attributes:
+        refused: Messages that are no entries, with why, until somebody clears it.
+
+    Raises:
+        ConfigurationError: A log ends before what is stored of it.
     """
 
     def __init__(
@@ -99,24 +113,27 @@ class SideLogs:
         stored: dict[str, int],
         *,
         clock_ms: Callable[[], int],
-        on_bad_label: Callable[[Message, BadMessageError], None],
+        on_removed: Callable[[str, int], None],
     ) -> None:
         self._labels = settings.labels_topic
         self._topics = (settings.activity_topic, settings.labels_topic)
         self._clock_ms = clock_ms
-        self._on_bad_label = on_bad_label
+        self.refused: list[tuple[Message, BadMessageError]] = []
         self._waiting: dict[str, deque[_Entry]] = {t: deque() for t in self._topics}
-        self._read: dict[str, int] = {t: stored.get(t, 0) for t in self._topics}
+        self._ends = LogEnds(settings, on_removed)
+        self._read: dict[str, int] = {
+            t: self._ends.first_left(t, 0, stored.get(t, 0)) for t in self._topics
+        }
         self._due_until_ms = 0
         self.go_on_from(stored)
         self._paused: set[str] = set()
-        self._ends = LogEnds(settings)
         self._consumer = Consumer(
             client_config(settings)
             | {
                 # No group: every streamer reads all of both logs and keeps its own place.
                 "group.id": f"{settings.consumer_group}-side-logs",
                 "enable.auto.commit": False,
+                "auto.offset.reset": "error",  # see `log_ends`
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": _FETCH_WAIT_MS,
@@ -136,7 +153,11 @@ class SideLogs:
         return applied | {CLOCK_MARK: self._due_until_ms}
 
     def go_on_from(self, stored: dict[str, int]) -> None:
-        """Take over the clock of whoever stored these marks, if it is ahead of ours."""
+        """Take over from whoever stored these marks: its clock, if it is ahead of ours.
+
+        What it has passed it has refused itself.
+        """
+        self.refused = [r for r in self.refused if r[0].offset() >= stored.get(r[0].topic(), 0)]
         self._due_until_ms = max(self._due_until_ms, stored.get(CLOCK_MARK, 0))
 
     def read(self, wait_s: float = 0.0) -> None:
@@ -162,6 +183,10 @@ class SideLogs:
                 else:
                     offsets = np.array([entry.offset], dtype=np.int64)
                     engine.apply_labels(_label_batch(entry.content), offsets)
+
+    def forget_refused(self) -> None:
+        """Keep the newest refused messages only: somebody else writes the dead letters."""
+        del self.refused[:-MAX_KEPT_REFUSED]
 
     def catch_up(self, engine: FeatureEngine, stream_clock_ms: int) -> None:
         """Read and apply everything that is in the logs now, except the stream's future.
@@ -197,20 +222,21 @@ class SideLogs:
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name
                 self._read[topic] = max(self._read[topic], message.offset())
-            elif is_fatal(error):
-                raise StackError(f"Kafka refuses to deliver {topic}: {error}.")
+            else:
+                require_delivery(message)
             return
         offset = message.offset()
         self._read[topic] = offset + 1
-        if topic == self._labels:
-            try:
-                label = parse_label(message.value() or b"", self._clock_ms())
-            except BadMessageError as bad:
-                self._on_bad_label(message, bad)
-                return
-            entry = _Entry(offset, label.event_time_ms, label)
+        value = message.value() or b""
+        try:
+            if topic == self._labels:
+                label = parse_label(value, self._clock_ms())
+                entry = _Entry(offset, label.event_time_ms, label)
+            else:
+                activity = decode_activity(value)
+                newest_ms = int(activity.bucket.max()) * TERMINAL_BUCKET_MS
+                entry = _Entry(offset, newest_ms, activity)
+        except BadMessageError as bad:
+            self.refused.append((message, bad))
         else:
-            activity = decode_activity(message.value())
-            newest_ms = int(activity.bucket.max()) * TERMINAL_BUCKET_MS
-            entry = _Entry(offset, newest_ms, activity)
-        self._waiting[topic].append(entry)
+            self._waiting[topic].append(entry)

@@ -10,11 +10,11 @@ import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from flagger.errors import BadMessageError, StackError
-from flagger.kafka import client_config, is_fatal
+from flagger.kafka import client_config
 from flagger.settings import Settings
 from flagger.tracing import traceparent_of
 from streamer.group_progress import GroupProgress
-from streamer.log_ends import LogEnds
+from streamer.log_ends import LogEnds, require_delivery
 from streamer.payloads import PayloadReader
 from streamer.segments import Polled
 
@@ -40,7 +40,8 @@ class Assignment:
     """What to read of one partition.
 
     Attributes:
-        start: Offset to read from: state is rebuilt from here.
+        start: Offset to read from: state is rebuilt from here. Beyond `committed` where Kafka has
+            removed what is between.
         committed: Offset from which on nothing has been decided yet.
     """
 
@@ -57,6 +58,7 @@ class TransactionSource:
         on_assign: Given partition -> committed offset (0: none), returns where to start.
         on_revoke: Called before partitions go away, with everything read still uncommitted.
         on_lost: Called when partitions are gone already: nothing may be committed any more.
+        on_removed: See `LogEnds`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class TransactionSource:
         on_assign: Callable[[dict[int, int]], dict[int, Assignment]],
         on_revoke: Callable[[], None],
         on_lost: Callable[[], None],
+        on_removed: Callable[[str, int], None],
     ) -> None:
         self._topic = settings.transactions_topic
         self._payloads = PayloadReader.of(settings)
@@ -79,7 +82,7 @@ class TransactionSource:
         self._paused: set[int] = set()
         self._group_metadata: Any = None
         self._closing = False
-        self._ends = LogEnds(settings)
+        self._ends = LogEnds(settings, on_removed)
         self._group = GroupProgress(settings, self._payloads)
         self._consumer = Consumer(
             client_config(settings)
@@ -89,7 +92,7 @@ class TransactionSource:
                 "session.timeout.ms": _SESSION_TIMEOUT_MS,
                 "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
                 "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
+                "auto.offset.reset": "error",  # see `log_ends`
                 "isolation.level": "read_committed",
                 # Eager: cooperative-sticky with manual commits is broken (librdkafka #4059).
                 "partition.assignment.strategy": "range",
@@ -130,11 +133,8 @@ class TransactionSource:
         messages = [first, *self._consumer.consume(max_messages - 1, linger_s)]
         good = [m for m in messages if m.error() is None]
         for message in messages:
-            if message.error() is not None and is_fatal(message.error()):
-                raise StackError(
-                    f"Kafka refuses this consumer: {message.error()}. If another streamer runs "
-                    f"under the same FLAGGER_INSTANCE, give each its own."
-                )
+            if message.error() is not None:
+                require_delivery(message)
         if not good:
             return None
         n = len(good)
@@ -162,6 +162,15 @@ class TransactionSource:
             self._next[p] = offset
             self._seen_s[p] = now_s
         return polled
+
+    def readable(self, plan: dict[int, Assignment]) -> dict[int, Assignment]:
+        """Return the plan, begun later where Kafka has removed the messages; see `LogEnds`."""
+        return {
+            p: Assignment(
+                self._ends.first_left(self._topic, p, a.start, known=a.committed), a.committed
+            )
+            for p, a in plan.items()
+        }
 
     def unfinished(self) -> set[int]:
         """Return the partitions that may still have something older than what others have.
