@@ -6,7 +6,7 @@ Entity records are the streamer's: the gateway reads them and never writes them.
   (`c` claimed: decided, perhaps not in the log yet; `w` written: in the log), then the `Claim`;
 - `ff:p:` and the customer's 64-bit key: a hash of the transactions that were accepted and are not
   in the customer's record yet (`pending`), and `n`, the last place given;
-- `ff:r:` and an API key's id, or `jwt:` and the hash of a token's subject: its rate limit.
+- `ff:q:` and an API key's id, or `jwt:` and the hash of a token's subject: its rate limit.
 
 All keys of a request must be on one server: a primary with replicas, not a Valkey Cluster.
 """
@@ -81,14 +81,23 @@ _LIMIT = Script(
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + now[2] / 1000
 local step_ms, burst_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-local due_ms = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now_ms)
-if due_ms - now_ms > burst_ms then return math.ceil(due_ms - now_ms - burst_ms) end
-redis.call('SET', KEYS[1], string.format('%.3f', due_ms + step_ms * ARGV[3]),
-           'PX', math.ceil(due_ms + step_ms * ARGV[3] - now_ms) + 1)
-return 0
+local due, at = string.match(redis.call('GET', KEYS[1]) or '', '(%S+) (%S+)')
+local ahead_ms = (at or now_ms) - now_ms
+local due_ms = math.max((due or now_ms) - math.max(ahead_ms, 0), now_ms)
+local wait_ms = math.max(math.ceil(due_ms - now_ms - burst_ms), 0)
+if wait_ms == 0 then due_ms = due_ms + step_ms * ARGV[3] end
+if wait_ms == 0 or ahead_ms > 0 then
+  redis.call('SET', KEYS[1], string.format('%.3f %.3f', due_ms, now_ms),
+             'PX', math.ceil(due_ms - now_ms) + 1)
+end
+return wait_ms
 """
 )
 """Generic cell rate algorithm (ITU-T I.371): 0, or milliseconds to wait.
+
+What is kept says when it was written: where that lies ahead, the server's clock was set back, or a
+replica with another clock took over, and what is due moves along. Else nobody would come in until
+the clock has caught up.
 
 KEYS: the limit's state. ARGV: milliseconds per request, milliseconds of burst, requests.
 """
@@ -247,7 +256,7 @@ class AsyncStateStore:
             timeout_ms: Limit of this call.
         """
         arguments: Command = (f"{1000 / per_s:.3f}", f"{1000 * burst / per_s:.3f}", requests)
-        key = b"ff:r:" + name.encode()
+        key = b"ff:q:" + name.encode()
         found = await self._link.run("count a request", _LIMIT, [key], arguments, timeout_ms)
         return int(found)
 

@@ -137,6 +137,27 @@ async def test_broker_that_is_away_costs_no_more_than_the_limit() -> None:
         await log.close()
 
 
+@pytest.mark.parametrize("ahead_ms", [3.6e6, -3.6e6], ids=["set back", "set forward"])
+async def test_a_clock_that_is_set_moves_no_rate_limit(
+    store: AsyncStateStore, ahead_ms: float
+) -> None:
+    """What was kept under another clock locks nobody out for an hour, and frees a burst at most."""
+
+    async def taken() -> list[int]:
+        return [await store.wait_ms("k", 0.05, 1.0, 1, 1_000) for _ in range(4)]
+
+    first = await taken()
+    assert first[:2] == [0, 0]
+    (kept,) = await store._call("read", [("GET", "ff:q:k")], 1_000)
+    moved = " ".join(f"{float(number) + ahead_ms:.3f}" for number in kept.split())
+    await store._call("write", [("SET", "ff:q:k", moved)], 1_000)
+    again = await taken()
+    if ahead_ms < 0:
+        assert again[:2] == [0, 0]
+    for wait_ms in (*first[2:], *again[2 if ahead_ms < 0 else 0 :]):
+        assert 15_000 < wait_ms <= 20_000
+
+
 def publish(repository: Path, version: str, threshold: float = 0.5) -> None:
     folder = repository / "fraud_fil" / version
     folder.mkdir(parents=True)

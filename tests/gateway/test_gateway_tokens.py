@@ -62,7 +62,7 @@ async def test_the_rate_limit_of_a_subject_holds_over_replicas(
         assert len(refused) == 2
         assert refused[0].json()["type"].endswith(":rate_limited")
         assert int(refused[0].headers["retry-after"]) >= 1
-        (count,) = await one.state._call("list", [("KEYS", "ff:r:*")], 1_000)
+        (count,) = await one.state._call("list", [("KEYS", "ff:q:*")], 1_000)
         assert len(count) == 1
         assert limited_key.encode() not in count[0]  # the store holds no names
         for subject in ("\ud800", "", "x" * (MAX_SUBJECT_BYTES + 1)):
