@@ -81,6 +81,7 @@ class TransactionSource:
         self._assigned_s = 0.0
         self._paused: set[int] = set()
         self._group_metadata: Any = None
+        self._rebalances = 0
         self._closing = False
         self._ends = LogEnds(settings, on_removed)
         self._group = GroupProgress(settings, self._payloads)
@@ -130,7 +131,10 @@ class TransactionSource:
         first = self._consumer.poll(wait_s)
         if first is None:
             return None
-        messages = [first, *self._consumer.consume(max_messages - 1, linger_s)]
+        rebalances = self._rebalances
+        messages = self._consumer.consume(max_messages - 1, linger_s)
+        if self._rebalances == rebalances:  # else it is read again, by its new owner
+            messages.insert(0, first)
         good = [m for m in messages if m.error() is None]
         for message in messages:
             if message.error() is not None:
@@ -246,11 +250,13 @@ class TransactionSource:
         )
 
     def _revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._rebalances += 1
         self._on_revoke()
         self._next = {}
         consumer.unassign()
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._rebalances += 1
         self._on_lost()
         self._next = {}
         consumer.unassign()
