@@ -19,6 +19,11 @@ from deploy.local.downloads import kafka_jars, triton_environment
 from deploy.local.stack import LocalStack
 from flagger.errors import StackError
 
+# Read when XGBoost is loaded. Test workers share the cores: threads that spin while they wait for
+# each other take threefold the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 SHIPPED_REPOSITORY = Path(__file__).parents[1] / "model_repository"
 
 
