@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from flagger.features import CATALOGUE, Feature
-from train.evaluate import EvaluationPlan, load_history, load_period
+from train.evaluate import EvaluationPlan, History, load_period
 from train.fit import fit_booster, predict
 from train.metrics import CARD_PRECISION_K, card_precision, recall_at_fpr
 from train.prequential import interval
@@ -66,7 +65,7 @@ def _variants() -> dict[str, list[int]]:
 
 
 def ablate(
-    data: Path,
+    history: History,
     plan: EvaluationPlan,
     *,
     on_progress: Callable[[str, float], None] = lambda _text, _done: None,
@@ -74,19 +73,17 @@ def ablate(
     """Return measures of each variant, and its difference to all features, period by period.
 
     Args:
-        data: Parquet or CSV file.
+        history: What `evaluate_file` has judged, or `load_history` has read.
         plan: Periods and settings of the trees; baselines are not used.
         on_progress: Called with what begins, and the share of the work that is done.
 
     Raises:
-        DataError: The file cannot be used.
-        ConfigurationError: The days are too few for the periods.
+        DataError: A window lacks frauds or genuine transactions.
     """
-    history = load_history(data, plan)
     variants = _variants()
     found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for number, windows in enumerate(history.periods):
-        parts = load_period(history.table, windows, plan.prequential.label_delay_days, data)
+        parts = load_period(history, windows, plan.prequential.label_delay_days)
         for place, (name, columns) in enumerate(variants.items()):
             done = (number + place / len(variants)) / len(history.periods)
             on_progress(f"period {number + 1} of {len(history.periods)}: {name}", done)

@@ -100,7 +100,9 @@ def ceiling(plan: EvaluationPlan, evaluation: Evaluation) -> list[dict[str, Any]
         plan: How the file was evaluated.
         evaluation: What was found.
     """
-    hidden = unforeseeable(evaluation.table, plan.prequential.label_delay_days)[evaluation.places]
+    hidden = unforeseeable(evaluation.history.table, plan.prequential.label_delay_days)[
+        evaluation.places
+    ]
     scores, is_fraud = evaluation.scores[TREES], evaluation.is_fraud
     found, start = [], 0
     for period in evaluation.measures["periods"]:

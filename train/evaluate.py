@@ -69,11 +69,13 @@ class History:
     """A file of transactions and the periods that are judged.
 
     Attributes:
+        file: Where they come from, for errors.
         table: Transactions in `SCHEMA`, ordered by time.
         periods: From the earliest to the latest.
         maturity: Which days were left out because their labels are not mature, for the report.
     """
 
+    file: Path
     table: pa.Table
     periods: tuple[Windows, ...]
     maturity: dict[str, Any]
@@ -87,15 +89,15 @@ class Evaluation:
         measures: The content of evaluation.json.
         is_fraud: Outcomes of all periods' test windows, bool [n].
         scores: Scores by model, float32 [n].
-        places: Places of these transactions in `table`, int64 [n].
-        table: All transactions of the file, ordered by time.
+        places: Places of these transactions in the history's table, int64 [n].
+        history: What was judged.
     """
 
     measures: dict[str, Any]
     is_fraud: npt.NDArray[np.bool_]
     scores: dict[str, npt.NDArray[np.float32]]
     places: npt.NDArray[np.int64]
-    table: pa.Table
+    history: History
 
 
 def load_history(data: Path, plan: EvaluationPlan) -> History:
@@ -127,18 +129,17 @@ def load_history(data: Path, plan: EvaluationPlan) -> History:
         "immature_transactions": int(immature.sum()),
         "unlabelled_transactions": int((~labelled).sum()),
     }
-    return History(table, periods, maturity)
+    return History(data, table, periods, maturity)
 
 
-def load_period(
-    table: pa.Table, windows: Windows, label_delay_days: int, data: Path
-) -> dict[str, WindowRows]:
+def load_period(history: History, windows: Windows, label_delay_days: int) -> dict[str, WindowRows]:
     """Return the rows of `fit`, `validation` and `test`; codes are those known from `fit`."""
+    table = history.table
     masks = windows.masks(table["event_time"].cast(pa.int64()).to_numpy())
     contract = FeatureContract(build_vocabularies(table, masks["fit"]), label_delay_days)
     parts, _ = replay_windows(table, masks, contract)
     for name, part in parts.items():
-        require_both_outcomes(f"{name} (from {windows.train_from})", part.is_fraud, data)
+        require_both_outcomes(f"{name} (from {windows.train_from})", part.is_fraud, history.file)
     return parts
 
 
@@ -159,12 +160,10 @@ def _judge(
     history: History,
     windows: Windows,
     plan: EvaluationPlan,
-    data: Path,
     on_model: Callable[[str], None],
 ) -> tuple[JudgedPeriod, Any]:
     """Fit all models of a period; return their scores and the booster."""
-    delay = plan.prequential.label_delay_days
-    parts = load_period(history.table, windows, delay, data)
+    parts = load_period(history, windows, plan.prequential.label_delay_days)
     fit, validation, test = parts["fit"], parts["validation"], parts["test"]
     on_model(TREES)
     booster = fit_booster(
@@ -254,14 +253,14 @@ def evaluate_file(
         def show(model: str, label: str = label, done: float = done) -> None:
             on_progress(f"{label}: {model}", done)
 
-        period, booster = _judge(history, windows, plan, data, show)
+        period, booster = _judge(history, windows, plan, show)
         judged.append(period)
     on_progress("measuring", 1.0)
-    return _collect(history, judged, plan, booster, data)
+    return _collect(history, judged, plan, booster)
 
 
 def _collect(
-    history: History, judged: list[JudgedPeriod], plan: EvaluationPlan, booster: Any, data: Path
+    history: History, judged: list[JudgedPeriod], plan: EvaluationPlan, booster: Any
 ) -> Evaluation:
     """Measure each period and put the test windows together."""
     names = list(judged[0].test_scores)
@@ -278,7 +277,7 @@ def _collect(
     )
     place = np.concatenate([period.test.place for period in judged])
     found = {
-        "data": data.name,
+        "data": history.file.name,
         "transactions": history.table.num_rows,
         "maturity": history.maturity,
         "label_delay_days": plan.prequential.label_delay_days,
@@ -297,4 +296,4 @@ def _collect(
             name: calibration_table(scores[name], is_fraud) for name in names if name != "rules"
         },
     }
-    return Evaluation(found, is_fraud, scores, place, history.table)
+    return Evaluation(found, is_fraud, scores, place, history)

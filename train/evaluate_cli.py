@@ -187,7 +187,8 @@ def evaluate(data: Path, out: Path, **options: Any) -> None:
             progress.update(task, completed=done, description=text)
 
         evaluation = evaluate_file(data, plan, on_progress=show)
-        ablation = ablate(data, plan, on_progress=show) if options["ablation"] else None
+        history = evaluation.history
+        ablation = ablate(history, plan, on_progress=show) if options["ablation"] else None
     best = ceiling(plan, evaluation) if options["handbook_ceiling"] else None
     write_evaluation(out, evaluation, Extras(ablation, times, best))
     console = Console()

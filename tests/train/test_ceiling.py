@@ -1,21 +1,20 @@
-"""Which frauds of the Handbook's generator nobody can foresee, by hand and in the command."""
+"""Which frauds of the Handbook's generator nobody can foresee, by hand and in a period."""
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
-from train.ceiling import unforeseeable
-from train.evaluate_cli import evaluate
-from train.sources import SCHEMA, read_sorted
+from train.ceiling import ceiling, unforeseeable
+from train.evaluate import TREES, EvaluationPlan, evaluate_file
+from train.fit import Hyperparameters
+from train.prequential import PrequentialPlan
+from train.sources import SCHEMA
 
 START = datetime(2026, 1, 1, 6, tzinfo=UTC)
 EPISODE = [(day, "t1", 50.0, True) for day in (2.0, 9.2, 9.3, 12.0)]
@@ -62,7 +61,7 @@ def test_a_run_does_not_go_on_at_the_next_terminal() -> None:
     assert not unforeseeable(table(rows), label_delay_days=7).any()
 
 
-def test_the_command_tells_the_best_area(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_area_of_a_period(tmp_path: Path) -> None:
     """Frauds at compromised terminals only: a perfect model loses what is not known yet."""
     random = np.random.default_rng(3)
     rows = [
@@ -71,31 +70,17 @@ def test_the_command_tells_the_best_area(tmp_path: Path, monkeypatch: pytest.Mon
         for terminal in [int(random.integers(0, 40))]
     ]
     pq.write_table(table(rows), tmp_path / "payments.parquet")
-    arguments = ["--data", str(tmp_path / "payments.parquet"), "--out", str(tmp_path / "new")]
-    arguments += ["--periods", "1", "--train-days", "30", "--no-baselines", "--handbook-ceiling"]
-    reads: list[Any] = []
-
-    def counted(*given: Any) -> pa.Table:
-        reads.append(given)
-        return read_sorted(*given)
-
-    monkeypatch.setattr("train.evaluate.read_sorted", counted)
-    result = CliRunner().invoke(
-        evaluate, [*arguments, "--set", "max_trees=20", "--set", "max_depth=3"]
+    plan = EvaluationPlan(
+        prequential=PrequentialPlan(periods=1, train_days=30),
+        baselines=False,
+        hyperparameters=Hyperparameters(max_trees=20, max_depth=3),
     )
-    assert result.exit_code == 0, result.output
-    assert len(reads) == 1
-    found = json.loads((tmp_path / "new" / "evaluation.json").read_text(encoding="utf-8"))
-    assert found["hyperparameters"]["max_depth"] == 3
-    assert found["hyperparameters"]["max_trees"] == 20
-    (row,) = found["handbook_ceiling"]
+    evaluation = evaluate_file(tmp_path / "payments.parquet", plan)
+    (row,) = ceiling(plan, evaluation)
     share = row["unforeseeable"] / row["frauds"]
     assert 0 < row["unforeseeable"] <= row["frauds"]
     assert row["perfect_roc_auc"] == pytest.approx(1 - share / 2)
-    assert row["roc_auc"] == pytest.approx(
-        found["summary"]["gradient-boosted trees"]["roc_auc"]["mean"]
-    )
+    assert row["roc_auc"] == pytest.approx(evaluation.measures["summary"][TREES]["roc_auc"]["mean"])
     parts = [(row["on_unforeseeable"], share), (row["on_others"], 1 - share)]
     whole = sum(area * weight for area, weight in parts if area is not None)
     assert row["roc_auc"] == pytest.approx(whole)  # an area is a mean over the frauds
-    assert "by chance" in (tmp_path / "new" / "report.html").read_text(encoding="utf-8")

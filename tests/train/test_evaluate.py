@@ -25,6 +25,7 @@ from train.fit import Hyperparameters
 from train.prequential import PrequentialPlan
 from train.segments import lift_table
 from train.simulate import SimulationConfig, simulate
+from train.sources import read_sorted
 
 PLAN = EvaluationPlan(
     prequential=PrequentialPlan(periods=2, train_days=30, test_days=7),
@@ -35,7 +36,7 @@ PLAN = EvaluationPlan(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = SimulationConfig(customers=400, terminals=250, days=60, start=date(2026, 1, 1), seed=4)
+    config = SimulationConfig(customers=300, terminals=200, days=60, start=date(2026, 1, 1), seed=4)
     path = tmp_path_factory.mktemp("data") / "payments.parquet"
     pq.write_table(pa.Table.from_batches(simulate(config)), path)
     return path
@@ -103,28 +104,40 @@ def test_too_few_days_are_refused(data: Path) -> None:
 
 
 def test_command_writes_a_report_that_stands_alone(
-    data: Path, evaluation: Evaluation, tmp_path: Path
+    data: Path, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert COMMANDS["evaluate"][0] == "train.evaluate_cli:evaluate"
     arguments = ["--data", str(data), "--out", str(tmp_path / "new"), "--periods", "1"]
-    arguments += ["--train-days", "30", "--known-days", "5", "--ablation"]
+    arguments += ["--train-days", "30", "--known-days", "5", "--ablation", "--handbook-ceiling"]
+    arguments += ["--set", "max_trees=15", "--set", "max_depth=4"]
+    reads: list[Path] = []
+
+    def counted(path: Path, *columns: Any) -> pa.Table:
+        reads.append(path)
+        return read_sorted(path, *columns)
+
+    monkeypatch.setattr("train.evaluate.read_sorted", counted)
     result = CliRunner().invoke(evaluate, arguments)
     assert result.exit_code == 0, result.output
+    assert reads == [data]
     assert "Reviews saved" in result.stdout
     assert "7 days after 2026-02-22 are not mature" in result.stdout
     text = (tmp_path / "new" / "evaluation.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     assert set(found["summary"]) == {TREES, *BASELINES}
+    assert (found["hyperparameters"]["max_trees"], found["hyperparameters"]["max_depth"]) == (15, 4)
     fewer_days = found["periods"][-1]["known_compromised_transactions"]
     all_days = evaluation.measures["periods"][-1]["known_compromised_transactions"]
     assert 0 < fewer_days < all_days
     assert found["ablation"]["variants"][0]["variant"] == "all features"
     whole = found["periods"][0]["models"][TREES]["roc_auc"]
     assert found["ablation"]["variants"][0]["roc_auc"] == pytest.approx(whole)
+    assert found["handbook_ceiling"][0]["roc_auc"] == pytest.approx(whole)
     page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 6
     assert "http" not in page.replace("http-equiv", "")
     assert f"{whole:.3f}" in page
+    assert "by chance" in page
 
 
 def test_groups_hold_each_feature_once() -> None:
