@@ -72,8 +72,10 @@ class PolicyHistory:
         return next((p for p in self.policies if p.version == self.in_force), None)
 
     def with_policy(self, policy: Policy) -> PolicyHistory:
-        """Return the history with one more policy, in force."""
+        """Return the history with one more policy, in force; the one that it replaces is kept."""
         kept = (*self.policies, policy)[-MAX_POLICIES:]
+        if self.current is not None and self.current not in kept:
+            kept = (self.current, *kept[1:])
         replaced = {p.version: self.replaced.get(p.version) for p in kept}
         return PolicyHistory(policy.version, kept, replaced | {policy.version: self.in_force})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flagger.errors import ConfigurationError
 from flagger.models import load_version
-from flagger.pointer import PolicyHistory, change_pointer
+from flagger.pointer import MAX_POLICIES, PolicyHistory, change_pointer
 from flagger.policy import Policy
 
 __all__ = ["roll_back_policy", "set_policy"]
@@ -59,7 +59,8 @@ def roll_back_policy(
     """Put the thresholds in force that the present ones replaced; return version and policy.
 
     Raises:
-        ConfigurationError: The version's own thresholds are in force.
+        ConfigurationError: The version's own thresholds are in force, or the earlier ones are
+            remembered by the audit only.
     """
     with change_pointer(repository, "policy rollback", why=why, by=by) as change:
         if change.before is None:
@@ -73,9 +74,14 @@ def roll_back_policy(
                 f"{model.own_policy.version}): there is nothing to go back to. New ones: `flagger "
                 f"policy set`."
             )
-        earlier = PolicyHistory(
-            history.replaced[history.in_force], history.policies, history.replaced
-        )
+        replaced = history.replaced[history.in_force]
+        earlier = PolicyHistory(replaced, history.policies, history.replaced)
+        if replaced is not None and earlier.current is None:
+            raise ConfigurationError(
+                f"Policy {replaced} of model version {version} is too long ago: the pointer keeps "
+                f"{MAX_POLICIES}. `flagger policy show` has its thresholds, `flagger policy set` "
+                f"puts them in force again."
+            )
         policy = earlier.current or model.own_policy
         change.after = change.before.with_policies(version, earlier)
         change.details_before = {"thresholds_of": version, **model.policy.to_dict()}

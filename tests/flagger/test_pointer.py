@@ -135,6 +135,20 @@ def test_the_pointer_stays_small(repository: Path) -> None:
     history = read_pointer(repository).policies_of("2")
     assert len(history.policies) == MAX_POLICIES
     assert history.in_force == f"p.{MAX_POLICIES + 3}"
+    for _ in range(MAX_POLICIES - 1):
+        roll_back_policy(repository)
+    with pytest.raises(ConfigurationError, match=r"Policy p\.3 .* too long ago.*policy set"):
+        roll_back_policy(repository)
+    assert load_version(repository, "2").policy.version == "p.4"  # still readable by every door
+
+
+def test_tries_that_were_taken_back_do_not_push_out_what_is_in_force(repository: Path) -> None:
+    set_policy(repository, 0.1, 0.9)
+    for _ in range(MAX_POLICIES):
+        set_policy(repository, 0.2, 0.9)
+        assert roll_back_policy(repository) == ("2", Policy("p.1", 0.1, 0.9))
+    set_policy(repository, 0.2, 0.9)
+    assert load_version(repository, "2").policy.version == f"p.{MAX_POLICIES + 2}"
 
 
 @pytest.mark.parametrize(
