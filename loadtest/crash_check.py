@@ -64,7 +64,7 @@ def expected_state(
     Customers are moved by their own transactions only, so their partitions' log order is enough;
     terminals by counts and labels.
     """
-    decoded = decode_transactions(log.values, time.time_ns() // 1_000_000)
+    decoded = decode_transactions(log.values, time.time_ns() // 1_000_000, log.timestamp_ms)
     partition, offset = log.partition[decoded.source], log.offset[decoded.source]
     order = np.lexsort((offset, partition))
     engine = FeatureEngine(contract)

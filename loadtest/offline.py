@@ -71,7 +71,7 @@ def _labels(labels: Records) -> LabelBatch:
 
 def replay_log(log: Records, labels: Records, contract: FeatureContract) -> LogReplay:
     """Compute the rows of everything in the log, half day by half day, labels in between."""
-    decoded = decode_transactions(log.values, time.time_ns() // 1_000_000)
+    decoded = decode_transactions(log.values, time.time_ns() // 1_000_000, log.timestamp_ms)
     order = _order(log, decoded)
     transactions = decoded.transactions.take(order)
     known = _labels(labels)

@@ -151,7 +151,8 @@ class OutputWriter:
         source = segment.decoded.source[rows]
         keys = _customer_ids(segment, segment.decoded.spans[rows])
         partitions = segment.polled.partition[source].tolist()
-        stamps = segment.polled.timestamp_ms[source].tolist()
+        # A broker may refuse times ahead of its clock, by another limit than the log's.
+        stamps = np.minimum(segment.polled.timestamp_ms[source], self._clock_ms()).tolist()
         traces = self._traces(segment, source)
         self._sink.write(self._settings.decisions_topic, values, keys, partitions, stamps, traces)
         if alerts:

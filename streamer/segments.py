@@ -118,7 +118,7 @@ class Segment:
 
 def read_segment(polled: Polled, now_ms: int) -> Segment:
     """Read the messages; `now_ms` bounds how far in the future an event may lie."""
-    decoded = decode_transactions(polled.values, now_ms)
+    decoded = decode_transactions(polled.values, now_ms, polled.timestamp_ms)
     if polled.refused:
         bad = [(i, polled.refused.get(i, error)) for i, error in decoded.bad]
         decoded = replace(decoded, bad=bad)

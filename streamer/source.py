@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from flagger.errors import BadMessageError, StackError
 from flagger.kafka import client_config
@@ -28,8 +35,8 @@ _ANSWER_TIMEOUT_S = 30.0
 _IDLE_S = 2.0
 """A partition that is read to its end and gave nothing for so long holds nobody back."""
 _STUCK_S = 15.0
-"""Nor does one that gave nothing for so long though its end is further: a producer's transaction
-leaves a mark there that is no message."""
+"""Nor does one that gave nothing for so long though its end is further: a transaction of somebody's
+hangs there."""
 _FETCH_WAIT_MS = 10
 """A fetch that waits at the broker knows nothing of partitions that joined it later."""
 _FETCH_BACKOFF_MS = 10
@@ -79,6 +86,8 @@ class TransactionSource:
         self._next: dict[int, int] = {}
         self._seen_s: dict[int, float] = {}
         self._assigned_s = 0.0
+        # Partition -> offsets behind its last message that hold none: marks of transactions.
+        self._blank: dict[int, int] = {}
         self._paused: set[int] = set()
         self._group_metadata: Any = None
         self._rebalances = 0
@@ -99,6 +108,7 @@ class TransactionSource:
                 "partition.assignment.strategy": "range",
                 "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
                 "fetch.wait.max.ms": _FETCH_WAIT_MS,
+                "enable.partition.eof": True,
                 "queued.min.messages": 50_000,
             }
         )
@@ -136,11 +146,13 @@ class TransactionSource:
         if self._rebalances == rebalances:  # else it is read again, by its new owner
             messages.insert(0, first)
         good = [m for m in messages if m.error() is None]
+        polled = self._polled(good) if good else None
         for message in messages:
             if message.error() is not None:
-                require_delivery(message)
-        if not good:
-            return None
+                self._take_event(message)
+        return polled
+
+    def _polled(self, good: list[Message]) -> Polled:
         n = len(good)
         values = [m.value() or b"" for m in good]
         originals: list[bytes] | None = None
@@ -165,7 +177,16 @@ class TransactionSource:
         for p, offset in polled.end_offsets().items():
             self._next[p] = offset
             self._seen_s[p] = now_s
+            self._blank.pop(p, None)
         return polled
+
+    def _take_event(self, message: Message) -> None:
+        """Take note that a partition was read to its end; raise what cannot go on."""
+        p = message.partition()
+        if message.error().code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name
+            require_delivery(message)
+        elif p in self._next:
+            self._blank[p] = max(message.offset() - self._next[p], 0)
 
     def readable(self, plan: dict[int, Assignment]) -> dict[int, Assignment]:
         """Return the plan, begun later where Kafka has removed the messages; see `LogEnds`."""
@@ -186,7 +207,8 @@ class TransactionSource:
         for p, next_offset in self._next.items():
             quiet_s = time.monotonic() - self._seen_s.get(p, self._assigned_s)
             if (quiet_s <= _IDLE_S and p in self._seen_s) or (
-                quiet_s <= _STUCK_S and next_offset < self._ends.end(self._topic, p)
+                quiet_s <= _STUCK_S
+                and next_offset + self._blank.get(p, 0) < self._ends.end(self._topic, p)
             ):
                 found.add(p)
         return found
@@ -204,7 +226,7 @@ class TransactionSource:
         for p in self._next:
             end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, p), cached=True)
             if end is not None:
-                behind += max(end[1] - committed.get(p, 0), 0)
+                behind += max(end[1] - self._blank.get(p, 0) - committed.get(p, 0), 0)
         return behind
 
     def pause_only(self, partitions: set[int]) -> None:
@@ -242,6 +264,7 @@ class TransactionSource:
         plan = self._on_assign(committed)
         self._group.restart(plan)
         self._next = {p: a.start for p, a in plan.items()}
+        self._blank = {}
         self._seen_s = {}
         self._assigned_s = time.monotonic()
         self._paused = set()

@@ -63,14 +63,23 @@ def transaction_keys(transaction: Transaction) -> list[int]:
     ]
 
 
-def decode_transactions(messages: Sequence[bytes], now_ms: int) -> DecodedBatch:
+def decode_transactions(
+    messages: Sequence[bytes], now_ms: int, written_ms: npt.NDArray[np.int64] | None = None
+) -> DecodedBatch:
     """Read a batch of messages; nothing is lost: each is a row of the result or in `bad`.
 
     Args:
         messages: The raw JSON messages in log order.
         now_ms: The current time, epoch milliseconds; event times far ahead of it are refused.
+        written_ms: When each was written to the log, int64 [n]; event times far ahead of that are
+            refused too, so that whoever reads the log later refuses the same. Times that cannot
+            be right (before 2000) do not count.
     """
     n = len(messages)
+    limits_ms = np.full(n, now_ms, dtype=np.int64)
+    if written_ms is not None:
+        known = written_ms >= MIN_EVENT_TIME_MS
+        limits_ms[known] = np.minimum(written_ms[known], now_ms)
     starts = np.zeros(n + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, messages), dtype=np.int64, count=n), out=starts[1:])
     joined = b"".join(messages)
@@ -83,6 +92,7 @@ def decode_transactions(messages: Sequence[bytes], now_ms: int) -> DecodedBatch:
     time_range_ms = (MIN_EVENT_TIME_MS, now_ms + MAX_TIME_AHEAD_MS)
     scan_transactions(text, starts, time_range_ms, spans, keys, times_ms, amounts, plain)
     plain &= np.diff(starts) <= MAX_MESSAGE_BYTES
+    plain &= times_ms <= limits_ms + MAX_TIME_AHEAD_MS
 
     decided: dict[int, Decision] = {}
     bad: list[tuple[int, BadMessageError]] = []
@@ -91,7 +101,7 @@ def decode_transactions(messages: Sequence[bytes], now_ms: int) -> DecodedBatch:
     for place in np.flatnonzero(~plain):
         i = int(place)
         try:
-            transaction = parse_transaction(messages[i], now_ms)
+            transaction = parse_transaction(messages[i], int(limits_ms[i]))
         except BadMessageError as error:
             bad.append((i, error))
             continue

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from flagger.errors import ConfigurationError
-from flagger.kafka import client_config
+from flagger.kafka import client_config, producer_config
 from loadtest.crash_world import PARTITIONS, wait_until
 from loadtest.stream_world import START_MS, StreamWorld, message
 from loadtest.topic_reader import read_topic
@@ -131,3 +131,18 @@ def test_what_is_no_entry_becomes_one_dead_letter_of_all_streamers(
     letters = list(read_dead_letters(stream_world.settings))
     assert sorted(letter.headers["source_topic"] for letter in letters) == sorted(topics)
     assert {letter.value for letter in letters} == {b"garbage"}
+
+
+def test_the_mark_of_a_producers_transaction_is_no_message_that_waits(
+    stream_world: StreamWorld,
+) -> None:
+    producer = Producer(producer_config(stream_world.settings) | {"transactional.id": "bank"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(stream_world.settings.transactions_topic, message(1), b"k")
+    producer.commit_transaction(30)
+    producer.close()
+    stream_world.run_until(
+        lambda seen: seen.records_written._value.get() > 0 and seen.lag._value.get() == 0
+    )
+    assert len(stream_world.decided()) == 1
