@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["file_sha256", "write_atomically"]
+__all__ = ["exclusive", "file_sha256", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
@@ -29,6 +32,20 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock: others who ask for it wait, in this process or another.
+
+    The lock goes with the process, also when that is killed. It binds only who asks for it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # releases the lock
 
 
 def file_sha256(path: Path) -> str:

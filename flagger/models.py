@@ -169,8 +169,8 @@ def set_live_version(
     Raises:
         ConfigurationError: No such version.
     """
-    require_version(repository, version)
     with change_pointer(repository, action, why=why, by=by) as change:
+        require_version(repository, version)  # under the lock: none is removed meanwhile
         before = change.before or Pointer(version)
         existing = {*list_versions(repository), before.version}
         kept = {v: p for v, p in before.policies.items() if v in existing}

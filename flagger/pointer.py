@@ -16,7 +16,6 @@ between, it tells of a change that did not happen, and the next line's `from` sh
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import os
@@ -27,9 +26,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flagger.audit import AUDIT_FILE, append_record, read_audit
 from flagger.canary import Canary
 from flagger.errors import ConfigurationError
-from flagger.files import write_atomically
+from flagger.files import exclusive, write_atomically
 from flagger.policy import Policy
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 POINTER_FILE = "live.json"
-AUDIT_FILE = "audit.jsonl"
 MAX_PREVIOUS = 20
 """Most earlier live versions that the pointer remembers for rolling back."""
 MAX_POLICIES = 50
@@ -173,29 +172,33 @@ def change_pointer(
 
     Yields:
         An object with the pointer as it is (`before`) and as it is to be (`after`).
+
+    Raises:
+        ConfigurationError: The repository is not there, or cannot be written.
     """
-    folder = os.open(repository, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # released with the descriptor, also by a crash
-        exists = (repository / POINTER_FILE).exists()
-        change = _Change(read_pointer(repository) if exists else None)
-        yield change
-        if change.after is None:
-            return
-        record = {
-            "at": now(),
-            "by": by or _user(),
-            "action": action,
-            "from": _told(change.before, change.details_before),
-            "to": _told(change.after, change.details_after),
-            "why": why,
-        }
-        _append(repository / AUDIT_FILE, record)
-        write_atomically(
-            repository / POINTER_FILE, json.dumps(_to_json(change.after), indent=2) + "\n"
-        )
-    finally:
-        os.close(folder)
+        with exclusive(repository):
+            exists = (repository / POINTER_FILE).exists()
+            change = _Change(read_pointer(repository) if exists else None)
+            yield change
+            if change.after is None:
+                return
+            record = {
+                "at": now(),
+                "by": by or _user(),
+                "action": action,
+                "from": _told(change.before, change.details_before),
+                "to": _told(change.after, change.details_after),
+                "why": why,
+            }
+            append_record(repository, record)
+            text = json.dumps(_to_json(change.after), indent=2) + "\n"
+            write_atomically(repository / POINTER_FILE, text)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The pointer in {repository} cannot be changed: {error}. Check the repository's path, "
+            f"permissions and free space."
+        ) from error
 
 
 @dataclass
@@ -204,36 +207,6 @@ class _Change:
     after: Pointer | None = None
     details_before: dict[str, Any] = field(default_factory=dict)
     details_after: dict[str, Any] = field(default_factory=dict)
-
-
-def read_audit(repository: Path) -> list[dict[str, Any]]:
-    """Return all changes, oldest first.
-
-    Raises:
-        ConfigurationError: A line is not a record.
-    """
-    path = repository / AUDIT_FILE
-    if not path.exists():
-        return []
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            record["at"], record["action"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"{path}, line {number} is not an audit record ({error!r}). It was changed by "
-                f"hand, or cut off by a crash: look at it, and remove the line."
-            ) from error
-        records.append(record)
-    return records
-
-
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _told(pointer: Pointer | None, details: Mapping[str, Any]) -> dict[str, Any] | None:

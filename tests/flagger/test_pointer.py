@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from pathlib import Path
@@ -112,6 +113,36 @@ def test_a_damaged_audit_line_is_named(repository: Path) -> None:
         file.write("{half\n")
     with pytest.raises(ConfigurationError, match="line 3 is not an audit record"):
         read_audit(repository)
+
+
+def test_a_reason_may_hold_any_sign(repository: Path) -> None:
+    why = "pasted\u2028from\u0085a page\nof notes"
+    set_policy(repository, 0.3, 0.9, why=why)
+    assert read_audit(repository)[-1]["why"] == why
+
+
+def test_a_full_disk_changes_nothing_and_is_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = (repository / "live.json").read_bytes(), (repository / AUDIT_FILE).read_bytes()
+    monkeypatch.setattr("flagger.audit.os.fsync", full)
+    with pytest.raises(ConfigurationError, match=r"cannot be changed.*No space.*free space"):
+        set_policy(repository, 0.3, 0.9)
+    monkeypatch.undo()
+    after = (repository / "live.json").read_bytes(), (repository / AUDIT_FILE).read_bytes()
+    assert after == before
+    set_policy(repository, 0.3, 0.9)
+    assert len(read_audit(repository)) == 3
+    (repository / AUDIT_FILE).write_bytes(b"")  # as if the first line of all had not been written
+    assert read_audit(repository) == []
+
+
+def test_a_repository_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere cannot be changed.*path"):
+        roll_back_policy(tmp_path / "nowhere")
 
 
 def test_changes_at_the_same_time_are_all_kept(repository: Path) -> None:
