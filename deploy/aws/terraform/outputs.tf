@@ -30,8 +30,7 @@ output "helm_values" {
       securityProtocol = "sasl_ssl"
       saslMechanism    = "AWS_MSK_IAM"
     }
-    aws           = { region = var.region, serviceAccountName = var.service_account }
-    settings      = { consumer_group = var.consumer_group, decision_table = aws_dynamodb_table.decisions.name }
-    networkPolicy = { kafkaPorts = [9098] }
+    aws      = { region = var.region, serviceAccountName = var.service_account }
+    settings = { consumer_group = var.consumer_group, decision_table = aws_dynamodb_table.decisions.name }
   })
 }

@@ -55,10 +55,16 @@ def test_policies_let_the_parts_reach_each_other(everything: Rendering) -> None:
     assert sends_to("gateway") == {"triton-cpu": 8001}
     assert sends_to("smoke") == {"gateway": 8080}
     assert policies["triton-cpu"]["egress"] == []
-    for component in ("streamer", "gateway", "smoke"):
-        ports = everything.ports_out(component)
-        assert {53, 9096, 6379} <= ports
-        assert (443 in ports) == (component == "gateway")
+    # Brokers (told and further ones), Valkey, the collector, the registry, the provider's keys.
+    common = {53, 9096, 9196, 6379}
+    assert everything.ports_out("streamer") == common | {4318, 8081, 8001}
+    assert everything.ports_out("gateway") == common | {4318, 8443, 8001}
+    assert everything.ports_out("smoke") == common | {8080}
+
+
+def test_addresses_without_a_port_mean_the_usual_one(default: Rendering, aws: Rendering) -> None:
+    assert default.ports_out("streamer") == {53, 9092, 6379, 8001}
+    assert 9098 in aws.ports_out("streamer")
 
 
 def test_monitors_name_ports_and_jobs_that_exist(everything: Rendering) -> None:

@@ -38,6 +38,23 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end }}
 
+{{/* Port of a URL; without one, that of HTTPS or HTTP. */}}
+{{- define "ff.portOf" -}}
+{{- $port := regexFind ":[0-9]+(/|$)" . | trimPrefix ":" | trimSuffix "/" }}
+{{- $port | default (ternary "443" "80" (hasPrefix "https://" .)) }}
+{{- end }}
+
+{{/* Ports of the brokers, for a network policy: those that we are told first, and further ones. */}}
+{{- define "ff.kafkaPorts" -}}
+{{- $ports := list }}
+{{- range splitList "," .Values.kafka.bootstrapServers }}
+{{- $ports = append $ports (regexFind "[0-9]+$" (trim .) | default "9092" | int) }}
+{{- end }}
+{{- range concat $ports .Values.networkPolicy.kafkaPorts | uniq }}
+- {port: {{ . }}, protocol: TCP}
+{{- end }}
+{{- end }}
+
 {{/* Who runs: nobody special, on a root file system that nobody can write to. */}}
 {{- define "ff.podSecurity" -}}
 runAsNonRoot: true
