@@ -10,28 +10,64 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flagger.errors import PublishError
+from flagger.errors import ConfigurationError, PublishError
 from flagger.features import FeatureContract
+from flagger.files import exclusive
 from flagger.models import (
     ENTRIES,
     FIL_ENTRY,
+    MANIFEST_FILE,
     file_sha256,
     list_versions,
     version_folder,
     write_atomically,
 )
 
-__all__ = ["next_version", "place", "remove", "require_same_columns", "write_configs"]
+__all__ = [
+    "next_version",
+    "one_export",
+    "place",
+    "remove",
+    "require_same_columns",
+    "write_configs",
+]
+
+_STAGING = ".staging-"
 
 
 def next_version(repository: Path) -> str:
     """Return the number after the highest that any entry has, whole or not."""
     folders = [folder for entry in ENTRIES for folder in (repository / entry).glob("*")]
     return str(max((int(f.name) for f in folders if f.name.isdecimal()), default=0) + 1)
+
+
+@contextmanager
+def one_export(repository: Path) -> Iterator[None]:
+    """Let one export at a time number, write and prune versions; another one waits.
+
+    What a killed export left in staging goes.
+
+    Raises:
+        PublishError: The repository cannot be written.
+    """
+    try:
+        for entry in ENTRIES:
+            (repository / entry).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PublishError(
+            f"{repository} cannot be written: {error}. Check the repository's path, permissions "
+            f"and free space."
+        ) from error
+    with exclusive(repository / FIL_ENTRY):
+        for entry in ENTRIES:
+            for left in (repository / entry).glob(f"{_STAGING}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
 
 
 def require_same_columns(repository: Path, n_features: int) -> None:
@@ -41,7 +77,13 @@ def require_same_columns(repository: Path, n_features: int) -> None:
     """
     for version in list_versions(repository):
         path = version_folder(repository, version) / "contract.json"
-        columns = len(FeatureContract.from_json(path.read_text(encoding="utf-8")).names)
+        try:
+            columns = len(FeatureContract.from_json(path.read_text(encoding="utf-8")).names)
+        except (OSError, ConfigurationError) as error:
+            raise PublishError(
+                f"Version {version} in {repository} is damaged, so its columns are not known "
+                f"({error}). Remove its folders from {', '.join(ENTRIES)}."
+            ) from error
         if columns != n_features:
             raise PublishError(
                 f"Version {version} in {repository} takes {columns} columns and the new model "
@@ -72,13 +114,13 @@ def place(
     checksums: dict[str, str] = {}
     try:
         for entry, files in contents.items():
-            staged[entry] = Path(tempfile.mkdtemp(dir=repository / entry, prefix=".staging-"))
+            staged[entry] = Path(tempfile.mkdtemp(dir=repository / entry, prefix=_STAGING))
             staged[entry].chmod(0o755)  # Triton may run as another user
             for name, content in files.items():
                 (staged[entry] / name).write_bytes(content)
                 checksums[f"{entry}/{version}/{name}"] = file_sha256(staged[entry] / name)
         manifest = json.dumps({**facts, "artefacts": checksums}, indent=2, allow_nan=False) + "\n"
-        (staged[FIL_ENTRY] / "manifest.json").write_text(manifest, encoding="utf-8")
+        (staged[FIL_ENTRY] / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
         # The manifest's entry last: from then on the version exists.
         for entry in sorted(contents, key=lambda name: name == FIL_ENTRY):
             folder = version_folder(repository, version, entry)
@@ -97,7 +139,9 @@ def place(
 
 
 def remove(repository: Path, version: str) -> None:
-    """Take a version away from all entries; the manifest's folder first."""
+    """Take a version away from all entries; the manifest first: from then on there is none."""
+    with suppress(OSError):
+        (version_folder(repository, version) / MANIFEST_FILE).unlink()
     for entry in ENTRIES:
         shutil.rmtree(version_folder(repository, version, entry), ignore_errors=True)
 

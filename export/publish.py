@@ -21,7 +21,14 @@ import xgboost
 
 from export.codes import require_known_codes
 from export.configs import config_files
-from export.layout import next_version, place, remove, require_same_columns, write_configs
+from export.layout import (
+    next_version,
+    one_export,
+    place,
+    remove,
+    require_same_columns,
+    write_configs,
+)
 from export.normalise import NormalisedModel, margins_of, normalise, scores_of
 from export.onnx_graph import OnnxScorer, to_onnx
 from export.parity import DEFAULT_ROWS, compare, compare_sums, parity_rows
@@ -29,6 +36,7 @@ from export.revision import git_revision
 from export.server import ModelServer
 from export.training import SAMPLE_FILE, read_training
 from flagger.errors import ConfigurationError, FlaggerError
+from flagger.files import exclusive
 from flagger.models import (
     EXPLAIN_ENTRY,
     FIL_ENTRY,
@@ -98,9 +106,9 @@ def export_model(
     """
     candidate = _prepare(training_dir, n_parity_rows, progress)
     configs = config_files(candidate.n_features, cpu_instances=cpu_instances)
-    require_same_columns(repository, candidate.n_features)
-    version = next_version(repository)
-    with ExitStack() as always, ExitStack() as on_failure:
+    with one_export(repository), ExitStack() as always, ExitStack() as on_failure:
+        require_same_columns(repository, candidate.n_features)
+        version = next_version(repository)
         server = always.enter_context(closing(ModelServer(triton_url))) if triton_url else None
         if server:
             on_failure.callback(_follow_disk, server, repository)
@@ -249,9 +257,10 @@ def _prune(repository: Path, keep: int) -> list[str]:
     """Remove all but the newest versions from disk, never one that a roll back would need."""
     if not (repository / POINTER_FILE).exists():  # candidates only
         return []
-    pointer = read_pointer(repository)
-    needed = {pointer.version, *pointer.trials, *previous_versions(repository)[:1]}
-    old = [version for version in list_versions(repository)[:-keep] if version not in needed]
-    for version in old:
-        remove(repository, version)
+    with exclusive(repository):  # nobody makes one of them live or tries it meanwhile
+        pointer = read_pointer(repository)
+        needed = {pointer.version, *pointer.trials, *previous_versions(repository)[:1]}
+        old = [version for version in list_versions(repository)[:-keep] if version not in needed]
+        for version in old:
+            remove(repository, version)
     return old

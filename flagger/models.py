@@ -31,6 +31,7 @@ __all__ = [
     "ENTRIES",
     "EXPLAIN_ENTRY",
     "FIL_ENTRY",
+    "MANIFEST_FILE",
     "ONNX_ENTRY",
     "ModelVersion",
     "file_sha256",
@@ -51,7 +52,7 @@ EXPLAIN_ENTRY = "fraud_fil_explain"
 ENTRIES = (FIL_ENTRY, ONNX_ENTRY, EXPLAIN_ENTRY)
 """The model entries of the repository; all hold the same versions."""
 
-_MANIFEST = "manifest.json"
+MANIFEST_FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def version_folder(repository: Path, version: str, entry: str = FIL_ENTRY) -> Pa
 
 def list_versions(repository: Path) -> tuple[str, ...]:
     """Return the published versions, oldest first; empty if there is no repository yet."""
-    manifests = (repository / FIL_ENTRY).glob(f"*/{_MANIFEST}")
+    manifests = (repository / FIL_ENTRY).glob(f"*/{MANIFEST_FILE}")
     return tuple(sorted((m.parent.name for m in manifests if m.parent.name.isdecimal()), key=int))
 
 
@@ -99,11 +100,11 @@ def load_version(repository: Path, version: str) -> ModelVersion:
     folder = version_folder(repository, version)
     require_version(repository, version)
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         checksums = {str(path): str(digest) for path, digest in manifest["artefacts"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
-            f"{folder / _MANIFEST} is not a manifest ({error!r}). Export the model again."
+            f"{folder / MANIFEST_FILE} is not a manifest ({error!r}). Export the model again."
         ) from error
     _check_artefacts(repository, version, checksums)
     contract = FeatureContract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
@@ -195,9 +196,16 @@ def _check_artefacts(repository: Path, version: str, checksums: dict[str, str]) 
             f"The manifest of model version {version} in {repository} does not cover "
             f"{', '.join(sorted(missing))}. Export the model again."
         )
+    found = _files_of(repository, version)
+    if unknown := found - set(checksums):
+        raise ConfigurationError(
+            f"{', '.join(sorted(unknown))} in {repository} was not there when model version "
+            f"{version} was published: its manifest does not name it. Remove it, or export the "
+            f"model again."
+        )
     for name, checksum in checksums.items():
         path = repository / name
-        if not path.is_file():
+        if name not in found:
             raise ConfigurationError(
                 f"{path} is missing from model version {version}. Export the model again."
             )
@@ -206,3 +214,11 @@ def _check_artefacts(repository: Path, version: str, checksums: dict[str, str]) 
                 f"{path} was changed after it was published (its SHA-256 differs from the "
                 f"manifest's). Export the model again to publish a change as a new version."
             )
+
+
+def _files_of(repository: Path, version: str) -> set[str]:
+    """Return the paths in the repository of a version's files, without its manifest."""
+    folders = [version_folder(repository, version, entry) for entry in ENTRIES]
+    files = (path for folder in folders for path in folder.rglob("[!.]*") if path.is_file())
+    manifest = version_folder(repository, version) / MANIFEST_FILE
+    return {path.relative_to(repository).as_posix() for path in files if path != manifest}

@@ -97,6 +97,33 @@ def test_a_manifest_that_does_not_cover_the_policy_is_refused(tmp_path: Path) ->
         load_version(tmp_path, "1")
 
 
+@pytest.mark.parametrize(
+    "name", ["fraud_fil/1/thresholds.json", "fraud_fil_explain/1/xgboost.json", "fraud_fil/1/a/b"]
+)
+def test_a_file_that_the_manifest_does_not_name_is_refused(tmp_path: Path, name: str) -> None:
+    """Triton, `policy set` or the drift watch would read it."""
+    publish(tmp_path, "1")
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    with pytest.raises(ConfigurationError, match=f"{name} in .* was not there when"):
+        load_version(tmp_path, "1")
+    path.unlink()
+    (tmp_path / "fraud_fil" / "1" / ".DS_Store").write_text("")  # nobody reads hidden files
+    assert load_version(tmp_path, "1").version == "1"
+
+
+def test_a_manifest_names_files_of_its_own_version_only(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        manifest = publish(tmp_path, version) / "manifest.json"
+    document = json.loads(manifest.read_text())
+    for name in ("fraud_fil/1/policy.json", "fraud_fil/2/../1/policy.json"):
+        other = {name: file_sha256(tmp_path / name)}
+        manifest.write_text(json.dumps({"artefacts": document["artefacts"] | other}))
+        with pytest.raises(ConfigurationError, match="is missing from model version 2"):
+            load_version(tmp_path, "2")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"artefacts": 3}', "\x00"])
 def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (publish(tmp_path, "1") / "manifest.json").write_text(text)
