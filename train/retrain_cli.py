@@ -76,11 +76,11 @@ def retrain_command(
     live = load_version(repository, live_version(repository))
     make_folder(out)
     history, test_to = out / _HISTORY_FILE, None
-    if data is None:
-        test_to = _write_history(resolve_settings(), history, maturity_days)
-    plan = plan_like(repository, live, test_to=test_to, seed=seed, search_trials=search_trials)
     shown = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
+        if data is None:
+            test_to = _write_history(resolve_settings(), history, maturity_days)
+        plan = plan_like(repository, live, test_to=test_to, seed=seed, search_trials=search_trials)
         with Progress(*shown, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("starting", total=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from deploy.local.stack import LocalStack
 from export.publish import export_model
 from flagger.errors import ConfigurationError
 from flagger.kafka import producer_config
+from flagger.models import file_sha256
 from flagger.settings import Settings
 from loadtest.own_topics import TOPIC_FIELDS, own_topic_names
 from streamer.produce import ReplayProducer
@@ -81,6 +83,21 @@ def test_a_candidate_is_made_of_the_topics(environment: Path, small_training: Pa
     assert "Judged on" in result.output
     assert (out / "comparison.json").exists()
     assert not (out / "history.parquet").exists()  # customer ids stay where they were
+    # Nor do they lie there after an error: this version's metrics do not tell its recipe.
+    metrics, manifest = (
+        repository / "fraud_fil" / "1" / name for name in ("metrics.json", "manifest.json")
+    )
+    metrics.write_text("[]")
+    document = json.loads(manifest.read_text())
+    document["artefacts"]["fraud_fil/1/metrics.json"] = file_sha256(metrics)
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(ConfigurationError, match=r"metrics\.json does not hold the measures"):
+        CliRunner().invoke(
+            retrain_command,
+            ["--repository", str(repository), "--out", str(out), "--maturity-days", "7"],
+            catch_exceptions=False,
+        )
+    assert not (out / "history.parquet").exists()
 
 
 @pytest.mark.usefixtures("environment")
