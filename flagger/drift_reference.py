@@ -114,6 +114,9 @@ class DriftReference:
             found = np.unique(np.quantile(known, cuts, method="lower")) if len(known) else known
             if place in CODES:  # unknown stands alone
                 found = np.unique(np.concatenate([np.zeros(1, found.dtype), found]))[: _BINS - 1]
+            elif 0 < len(found) < len(cuts) and found[0] == known.min():
+                below = np.nextafter(found[:1], -np.inf)  # else what falls below is not seen
+                found = np.concatenate([below, found])
             edges.append(found.astype(np.float32))
         bins, hours = bins_of(table, edges), hours_of(table)
         return cls(tuple(edges), np.stack([count(bins[hours == h]) for h in range(HOURS)]))

@@ -147,3 +147,16 @@ def test_a_column_without_any_value_or_with_one_is_no_trouble() -> None:
     assert np.isfinite(found.psi).all()
     assert np.isfinite(found.ks).all()
     assert found.psi[[12, 13]].max() < 0.01
+
+
+@pytest.mark.parametrize("now_is", [6.0, 8.0])
+def test_a_column_that_never_changed_is_seen_to_fall_and_to_rise(now_is: float) -> None:
+    reference = rows_of(2_000, seed=1)
+    reference[:, 13] = 7.0
+    window = DriftWindow(DriftReference.of(reference, scores_of(reference)), BLOCK_ROWS)
+    now = rows_of(BLOCK_ROWS, seed=2)
+    now[:, 13] = now_is
+    window.add(now, scores_of(now), np.ones((BLOCK_ROWS, 4), dtype=np.uint64))
+    found = window.distances()
+    assert FEATURE_NAMES[13] in [alarm.name for alarm in alarms(found, DriftLimits())]
+    assert found.ks[13] > 0.9
