@@ -102,7 +102,7 @@ def compare(
             f"{name} answered scores of shape {answered.shape} where {expected.shape} was expected."
         )
     difference = np.abs(expected.astype(np.float64) - answered.astype(np.float64))
-    difference[~np.isfinite(answered)] = np.inf
+    difference[~np.isfinite(difference)] = np.inf
     worst = int(difference.argmax())
     if difference[worst] > TOLERANCE:
         too_far = int((difference > TOLERANCE).sum())
@@ -137,7 +137,7 @@ def compare_sums(
     """
     sums = contributions.astype(np.float64).sum(axis=1)
     difference = np.abs(sums - margins)
-    difference[~np.isfinite(sums)] = np.inf
+    difference[~np.isfinite(difference)] = np.inf
     worst = int(difference.argmax())
     if difference[worst] > SUM_TOLERANCE:
         raise PublishError(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export.normalise import NormalisedModel, normalise, scores_of
-from export.parity import boundary_rows, compare, parity_rows
+from export.parity import boundary_rows, compare, compare_sums, parity_rows
 from flagger.errors import PublishError
 from flagger.features import FEATURE_NAMES
 
@@ -98,8 +98,12 @@ def test_a_wrong_score_is_refused_with_the_worst_row_and_both_values() -> None:
 def test_a_score_that_is_not_a_number_is_refused(bad: float) -> None:
     expected = np.array([0.25, 0.5], dtype=np.float32)
     answered = np.array([0.25, bad], dtype=np.float32)
+    rows = np.zeros((2, 1), dtype=np.float32)
+    for scores in ((expected, answered), (answered, expected)):
+        with pytest.raises(PublishError, match="row 1"):
+            compare("x", *scores, rows)
     with pytest.raises(PublishError, match="row 1"):
-        compare("x", expected, answered, np.zeros((2, 1), dtype=np.float32))
+        compare_sums("x", answered, np.stack([expected, rows[:, 0]], axis=1))
 
 
 def test_too_few_scores_are_refused() -> None:
