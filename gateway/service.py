@@ -16,29 +16,20 @@ Without Kafka there is no answer but 503, because nobody else would ever hear of
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from flagger.brakes import BrakeLimits, Brakes
-from flagger.errors import ModelError, ModelUnavailableError, StateStoreError
+from flagger.errors import ModelError, ModelUnavailableError
 from flagger.features import DUPLICATE, FeatureRows
 from flagger.live_rulebook import LiveRulebook
 from flagger.wire.messages import Decision
-from gateway.answers import Answer, Claim, with_decision
+from gateway.answers import Answer, with_decision
 from gateway.backends import Backends
 from gateway.breaker import Breaker
 from gateway.canary import Asked, GatewayCanary, Scored, ask_either, settle
-from gateway.deadline import (
-    ANSWER_SHARE,
-    CLAIM_SHARE,
-    LOG_SHARE,
-    STATE_SHARE,
-    Clock,
-    Deadline,
-    Stopwatch,
-)
+from gateway.claims import Claims
+from gateway.deadline import ANSWER_SHARE, LOG_SHARE, Clock, Deadline, Stopwatch
 from gateway.explain import add_reasons
 from gateway.fallback import Fallback
 from gateway.overrule import overrule_decision
@@ -48,12 +39,6 @@ from gateway.request import ScoringRequest
 from gateway.state import SeenState, StoredClaim
 
 __all__ = ["Reply", "ScoringService"]
-
-_REPEAT_SHARE = 0.1
-"""How long a repeat waits for the first request to finish its write before it writes itself."""
-_REPEAT_POLL_S = 0.004
-MAX_RECENT = 10_000
-"""Most decisions remembered here, for repeats without Valkey, the newest ones; some 10 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +66,7 @@ class ScoringService:
         fallback: Decides where the model cannot.
         brakes: Turn the model's declines into reviews while there are far too many.
         rulebook: Lists and rules beside the model.
+        canary: Decides a share of the customers; None: none ever does.
 
     Attributes:
         breakers: `valkey`, `triton` and `kafka`.
@@ -103,8 +89,8 @@ class ScoringService:
         self.brakes = brakes or Brakes(BrakeLimits())
         self.rulebook = rulebook or LiveRulebook(None)
         self.breakers = {name: Breaker(clock.monotonic_s) for name in ("valkey", "triton", "kafka")}
-        self._canary = canary
-        self._recent: dict[int, StoredClaim] = {}
+        self.canary = canary
+        self._claims = Claims(backends.state, self.breakers["valkey"], count_error)
 
     async def decide(self, raw: bytes, deadline: Deadline, stopwatch: Stopwatch) -> Reply:
         """Decide one transaction and record the decision.
@@ -118,8 +104,8 @@ class ScoringService:
             ProblemError: There is no decision; the error is what the caller is told.
         """
         request = ScoringRequest.parse(raw, self._clock.now_ms(), deadline, stopwatch)
-        seen = await self._admit(request)
-        earlier = (seen and seen.stored) or self._recent.get(request.key)
+        seen = await self._claims.admit(request)
+        earlier = self._claims.earlier(request, seen)
         if earlier is not None:
             return await self._repeat(request, earlier)
         await self._require_log(request)
@@ -133,45 +119,20 @@ class ScoringService:
             decision, features, scored = await self._score(request, seen)
         overrule_decision(decision, self.rulebook.current, request.batch, features)
         claim = request.claim_of(decision)
-        # Also where the state could not be read: it may have been slow only.
-        earlier = await self._claim(request, claim)
+        earlier = await self._claims.claim(request, claim)
         if earlier is not None:
             return await self._repeat(request, earlier, accepted=True)
         # Kafka may take it and say so too late, and Valkey may lack the claim.
-        self._remember(request, claim, written=False)
+        self._claims.remember(request, claim, written=False)
         position = await self._write(request, decision)
-        self._remember(request, claim, written=True)
-        await self._mark_written(request, claim, seen, position)
+        await self._claims.mark_written(request, claim, seen, position)
         return Reply(Answer.of(decision, decision.transaction_id), is_replay=False, scored=scored)
-
-    def _remember(self, request: ScoringRequest, claim: Claim, *, written: bool) -> None:
-        if request.key not in self._recent and len(self._recent) >= MAX_RECENT:
-            del self._recent[next(iter(self._recent))]
-        self._recent[request.key] = StoredClaim(claim, written)
 
     async def _require_log(self, request: ScoringRequest) -> None:
         """Answer at once while Kafka is away; one request a second finds out if it still is."""
         if not self.breakers["kafka"].allows():
-            await self._forget(request)
+            await self._claims.forget(request)
             raise ProblemError("log_unavailable", "Kafka does not answer. Send it again later.")
-
-    async def _admit(self, request: ScoringRequest) -> SeenState | None:
-        breaker = self.breakers["valkey"]
-        is_asked = breaker.allows()
-        try:
-            if not is_asked:
-                raise StateStoreError("Valkey does not answer; it is asked again within a second.")
-            limit_ms = request.deadline.limit_ms(STATE_SHARE)
-            seen = await self._backends.state.admit(request.batch, limit_ms)
-        except StateStoreError:
-            if is_asked and not request.deadline.is_shortened:
-                breaker.failed()
-            self._count_error("state_unavailable")
-            return None
-        finally:
-            request.stopwatch.lap("state")
-        breaker.succeeded()
-        return seen
 
     async def _score(
         self, request: ScoringRequest, seen: SeenState
@@ -181,7 +142,7 @@ class ScoringService:
         features = serving.engine.process_detached(batch, seen.customers, seen.terminals)
         request.stopwatch.lap("features")
         if features.flags[-1] & DUPLICATE:
-            await self._forget(request)
+            await self._claims.forget(request)
             raise ProblemError(
                 "decided_by_stream",
                 "A transaction with this id came over Kafka or more than a day ago. Its decision "
@@ -190,7 +151,7 @@ class ScoringService:
         scorer, breaker = self._backends.scorer, self.breakers["triton"]
         asked = Asked(request, serving, features.rows[-1:])
         try:
-            scored = await ask_either(asked, self._canary, scorer, breaker)
+            scored = await ask_either(asked, self.canary, scorer, breaker)
         except ModelError as error:
             away = isinstance(error, ModelUnavailableError)
             self._count_error("model_unavailable" if away else "model_refused")
@@ -202,30 +163,10 @@ class ScoringService:
         left_ms = request.deadline.left_ms(keep_share=LOG_SHARE)
         if not await add_reasons(decision, scored.row, scored.serving, scorer, left_ms):
             self._count_error("unexplained")
-        settle(decision, scored, self.brakes, self._canary)
+        settle(decision, scored, self.brakes, self.canary)
         decision.latency_ms = round(request.deadline.elapsed_ms, 3)
         request.stopwatch.lap("explain")
         return decision, features, scored
-
-    async def _forget(self, request: ScoringRequest) -> None:
-        """Take back the acceptance of what will not be written; else it expires."""
-        if not self.breakers["valkey"].is_open:
-            with contextlib.suppress(StateStoreError):
-                limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
-                await self._backends.state.forget(request.batch, limit_ms)
-
-    async def _claim(self, request: ScoringRequest, claim: Claim) -> StoredClaim | None:
-        try:
-            limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
-            if self.breakers["valkey"].is_open:
-                raise StateStoreError("Valkey does not answer.")
-            return await self._backends.state.claim(request.batch, claim, limit_ms)
-        except StateStoreError:
-            # The claim may be stored or not: writing this very decision is right in both cases.
-            self._count_error("claim_failed")
-            return None
-        finally:
-            request.stopwatch.lap("claim")
 
     async def _repeat(
         self, request: ScoringRequest, stored: StoredClaim, *, accepted: bool = False
@@ -233,32 +174,17 @@ class ScoringService:
         if stored.claim.body_hash != request.body_hash:
             # The same customer's place is the earlier request's, too: it counts there.
             if accepted and stored.claim.customer_key != request.customer_key:
-                await self._forget(request)
+                await self._claims.forget(request)
             raise ProblemError(
                 "id_reused",
                 "An earlier request with this transaction_id had other values. Send each "
                 "transaction under its own id, and repeats unchanged.",
             )
         decision = stored.claim.decision_on(request.transaction)
-        if not stored.written and not await self._is_written_soon(request):
+        if not stored.written and not await self._claims.is_written_soon(request):
             position = await self._write(request, decision)
-            self._remember(request, stored.claim, written=True)
-            await self._mark_written(request, stored.claim, None, position)
+            await self._claims.mark_written(request, stored.claim, None, position)
         return Reply(Answer.of(decision, decision.transaction_id), is_replay=True)
-
-    async def _is_written_soon(self, request: ScoringRequest) -> bool:
-        """Return True once the request that claimed first has finished its write."""
-        patience_ms = request.deadline.elapsed_ms + request.deadline.limit_ms(_REPEAT_SHARE)
-        with contextlib.suppress(StateStoreError):
-            while request.deadline.elapsed_ms < patience_ms:
-                await asyncio.sleep(_REPEAT_POLL_S)
-                limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
-                stored = await self._backends.state.read_claim(
-                    request.batch.transaction_key, limit_ms
-                )
-                if stored is not None and stored.written:
-                    return True
-        return False
 
     async def _write(self, request: ScoringRequest, decision: Decision) -> tuple[int, int]:
         key, value = request.transaction.customer_id.encode(), with_decision(request.raw, decision)
@@ -278,23 +204,3 @@ class ScoringService:
             request.stopwatch.lap("log")
         breaker.succeeded()
         return position
-
-    async def _mark_written(
-        self,
-        request: ScoringRequest,
-        claim: Claim,
-        seen: SeenState | None,
-        position: tuple[int, int],
-    ) -> None:
-        if self.breakers["valkey"].is_open:
-            return
-        try:
-            limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
-            pending = None if seen is None else seen.pending
-            await self._backends.state.mark_written(
-                request.batch, claim, pending, position, limit_ms
-            )
-        except StateStoreError:  # elsewhere a repeat writes once more and the streamer drops it
-            self._count_error("mark_failed")
-        finally:
-            request.stopwatch.lap("mark")

@@ -80,7 +80,7 @@ async def post_all(gateway: Any, body: Any, start: int = 0) -> dict[str, dict[st
 
 
 def is_on(gateway: Any) -> bool:
-    return gateway.app.state.door.service._canary._trial.on is not None
+    return gateway.app.state.door.service.canary._trial.on is not None
 
 
 async def test_chosen_customers_are_decided_by_the_candidate(

