@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flagger.brakes import Brakes
+from flagger.brakes import BrakeLimits, Brakes
 from flagger.canary import Canary, CanaryGuard
 from flagger.errors import ModelError
-from flagger.pointer import Pointer
 from flagger.policy import APPROVE, DECISIONS
 from flagger.recode import CategoryCodes
+from flagger.settings import Settings
 from flagger.trials import Attempts, end_canary
 from flagger.wire.messages import Decision
+from gateway.backends import Backends
 from gateway.brake import hold_if_braked
 from gateway.breaker import Breaker
 from gateway.deadline import LOG_SHARE, MIN_MODEL_MS
@@ -109,10 +110,6 @@ class _On:
     guard: CanaryGuard
 
 
-def _named(pointer: Pointer) -> Canary | None:
-    return pointer.canary
-
-
 class GatewayCanary:
     """Follows the pointer's canary and asks it.
 
@@ -136,8 +133,26 @@ class GatewayCanary:
         self._brakes = brakes
         self._timeout_ms = timeout_ms
         self._metrics = metrics
-        self._trial = TrialFollower(live, repository, _named, self._begin, Attempts())
+        self._trial = TrialFollower(
+            live,
+            repository,
+            lambda pointer: pointer.canary,
+            lambda canary: canary.version,
+            self._begin,
+            Attempts(),
+        )
         self._ending: set[asyncio.Task[bool]] = set()
+
+    @classmethod
+    def of(cls, backends: Backends, settings: Settings, metrics: GatewayMetrics) -> GatewayCanary:
+        """Return a gateway's canary."""
+        return cls(
+            backends.live,
+            settings.model_repository,
+            Brakes(BrakeLimits.of(settings), metrics.braked.inc),
+            settings.canary_timeout_ms,
+            metrics,
+        )
 
     async def ask(self, asked: Asked, scorer: ModelScorer) -> Scored | None:
         """Return the candidate's answer; None: the live version decides."""

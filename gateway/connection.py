@@ -126,7 +126,7 @@ class Connection(HttpToolsProtocol):
         """Answer a problem, unless an earlier request still waits for its answer, and close."""
         app = self.config.app
         if isinstance(app, FastAPI) and hasattr(app.state, "door"):
-            app.state.door.metrics.errors.labels(kind).inc()
+            app.state.door.metrics.count_error(kind)
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:

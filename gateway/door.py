@@ -84,13 +84,13 @@ async def answer_or_problem(
     try:
         response = await answering
     except ProblemError as error:
-        door.metrics.errors.labels(error.kind).inc()
+        door.metrics.count_error(error.kind)
         response = error.response()
     except Exception as error:
         # Neither the caller nor the log gets the text: it may hold ids.
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("Internal error, %s:\n%s", type(error).__name__, frames)
-        door.metrics.errors.labels("internal").inc()
+        door.metrics.count_error("internal")
         response = ProblemError("internal", "The error was logged.").response()
     door.metrics.responses.labels(route, str(response.status_code)).inc()
     return response

@@ -224,6 +224,10 @@ class GatewayMetrics:
         if score is not None:
             self._score.observe(score)
 
+    def count_error(self, kind: str) -> None:
+        """Count a fault by its kind."""
+        self.errors.labels(kind).inc()
+
     def set_model(self, model: str, version: str) -> None:
         """Show which model version is asked from now on."""
         self._model_info.clear()

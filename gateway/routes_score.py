@@ -120,7 +120,7 @@ async def _decide_one(
     try:
         reply = await door.service.decide(raw, deadline, Stopwatch(door.clock))
     except ProblemError as error:
-        door.metrics.errors.labels(error.kind).inc()
+        door.metrics.count_error(error.kind)
         return BatchItem(status=error.problem.status, problem=error.problem)
     if not reply.is_replay:
         _count(door, reply.answer)

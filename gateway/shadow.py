@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from flagger.errors import ModelError
-from flagger.pointer import Pointer
 from flagger.policy import DECISIONS
 from flagger.recode import CategoryCodes
 from flagger.row_budget import RowBudget
@@ -42,17 +41,6 @@ TIMEOUT_MS = 100.0
 """How long a call may take: what a payment may take as a whole."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """What the pointer says of a shadow."""
-
-    version: str
-
-    @classmethod
-    def of(cls, pointer: Pointer) -> _Named | None:
-        return None if pointer.shadow is None else cls(pointer.shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +76,9 @@ class GatewayShadow:
         self._metrics = metrics
         self._budget = RowBudget(rows_per_s, clock.monotonic_s)
         attempts = Attempts("compared")
-        self._trial = TrialFollower(live, repository, _Named.of, self._begin, attempts)
+        self._trial = TrialFollower(
+            live, repository, lambda pointer: pointer.shadow, str, self._begin, attempts
+        )
         self._waiting: list[Scored] = []
         self._asked = 0
         self._task: asyncio.Task[None] | None = None
@@ -143,8 +133,8 @@ class GatewayShadow:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def _begin(self, named: _Named, serving: Serving) -> _On:
-        logger.warning("Version %s is compared with the live one", named.version)
+    def _begin(self, version: str, serving: Serving) -> _On:
+        logger.warning("Version %s is compared with the live one", version)
         return _On(serving, CategoryCodes(serving.engine.contract))
 
     async def _compare_waiting(self) -> None:

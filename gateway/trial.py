@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from flagger.errors import FlaggerError
 from flagger.live import FOLLOW_INTERVAL_S
@@ -16,14 +16,7 @@ from gateway.live import LiveModel, Serving
 __all__ = ["TrialFollower"]
 
 
-class _Named(Protocol):
-    """What the pointer says of a trial: a candidate at least."""
-
-    @property
-    def version(self) -> str: ...
-
-
-N = TypeVar("N", bound=_Named)
+N = TypeVar("N")
 T = TypeVar("T")
 
 
@@ -34,6 +27,7 @@ class TrialFollower(Generic[N, T]):
         live: Loads and checks versions.
         repository: Folder of the model repository.
         find: Returns what the pointer names; None: nothing.
+        version_of: Returns the candidate of what is named.
         begin: Makes a trial of what is named and of the version that is to be asked.
         attempts: When a refused version is looked at again.
 
@@ -46,6 +40,7 @@ class TrialFollower(Generic[N, T]):
         live: LiveModel,
         repository: Path,
         find: Callable[[Pointer], N | None],
+        version_of: Callable[[N], str],
         begin: Callable[[N, Serving], T],
         attempts: Attempts,
     ) -> None:
@@ -53,6 +48,7 @@ class TrialFollower(Generic[N, T]):
         self._live = live
         self._repository = repository
         self._find = find
+        self._version_of = version_of
         self._begin = begin
         self._attempts = attempts
 
@@ -77,16 +73,17 @@ class TrialFollower(Generic[N, T]):
         except FlaggerError:
             return  # the follower of the live version says so
         named = self._find(pointer)
-        policy = pointer.policies_of(named.version).in_force if named else None
+        version = None if named is None else self._version_of(named)
+        policy = None if version is None else pointer.policies_of(version).in_force
         seen = (pointer.version, named, policy)
         if not self._attempts.are_due(seen, asyncio.get_running_loop().time()):
             return
         self.on = None
-        if named is None:
+        if named is None or version is None:
             return
         try:
-            serving = await self._live.load(named.version)
+            serving = await self._live.load(version)
         except (FlaggerError, OSError, ValueError) as error:
-            self._attempts.refuse(named.version, error)
+            self._attempts.refuse(version, error)
             return
         self.on = self._begin(named, serving)
