@@ -25,7 +25,15 @@ from gateway.readiness import Readiness
 from gateway.service import ScoringService
 from gateway.shadow import GatewayShadow
 
-__all__ = ["DEADLINE_HEADER", "Door", "answer_or_problem", "deadline_of", "json", "read_body"]
+__all__ = [
+    "DEADLINE_HEADER",
+    "Door",
+    "answer_or_problem",
+    "deadline_of",
+    "json",
+    "problem_of",
+    "read_body",
+]
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 """A caller's own budget in milliseconds; the gateway's is the most it gets."""
@@ -83,17 +91,21 @@ async def answer_or_problem(
     """Return the answer, or what the caller is told where there is none; counts both."""
     try:
         response = await answering
-    except ProblemError as error:
-        door.metrics.count_error(error.kind)
-        response = error.response()
     except Exception as error:
+        response = problem_of(door, error).response()
+    door.metrics.responses.labels(route, str(response.status_code)).inc()
+    return response
+
+
+def problem_of(door: Door, error: Exception) -> ProblemError:
+    """Return what the caller is told of an error; counts it, and logs it if it is a fault of ours."""
+    if not isinstance(error, ProblemError):
         # Neither the caller nor the log gets the text: it may hold ids.
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("Internal error, %s:\n%s", type(error).__name__, frames)
-        door.metrics.count_error("internal")
-        response = ProblemError("internal", "The error was logged.").response()
-    door.metrics.responses.labels(route, str(response.status_code)).inc()
-    return response
+        error = ProblemError("internal", "The error was logged.")
+    door.metrics.count_error(error.kind)
+    return error
 
 
 def deadline_of(request: Request, door: Door, budget_ms: float) -> Deadline:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from flagger.wire.limits import MAX_MESSAGE_BYTES
 from gateway.answers import Answer, BatchAnswer, BatchItem
 from gateway.deadline import Deadline, Stopwatch
-from gateway.door import Door, answer_or_problem, deadline_of, json, read_body
+from gateway.door import Door, answer_or_problem, deadline_of, json, problem_of, read_body
 from gateway.problems import ProblemError
 from gateway.service import Reply
 
@@ -119,9 +119,9 @@ async def _decide_one(
 ) -> BatchItem:
     try:
         reply = await door.service.decide(raw, deadline, Stopwatch(door.clock))
-    except ProblemError as error:
-        door.metrics.count_error(error.kind)
-        return BatchItem(status=error.problem.status, problem=error.problem)
+    except Exception as error:  # the others have their answers all the same
+        problem = problem_of(door, error).problem
+        return BatchItem(status=problem.status, problem=problem)
     if not reply.is_replay:
         _count(door, reply.answer)
     replies.append(reply)

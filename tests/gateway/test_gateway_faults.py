@@ -239,6 +239,26 @@ async def test_internal_error_tells_no_internals(
     assert await gateway.metric('flagger_gateway_errors_total{kind="internal"}') == 1
 
 
+async def test_an_internal_error_about_one_transaction_spoils_no_batch(
+    gateway: Any, body: Body, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was decided beside it is recorded: its caller must hear of it."""
+    claim = Claims.claim
+
+    async def fail(self: Claims, request: Any, decided: Any) -> Any:
+        if request.transaction.transaction_id == "t-1":
+            raise RuntimeError(request.transaction.customer_id)
+        return await claim(self, request, decided)
+
+    monkeypatch.setattr(Claims, "claim", fail)
+    sent = {"transactions": [body(transaction_id=f"t-{i}") for i in range(3)]}
+    response = await gateway.client.post("/v1/score/batch", json=sent)
+    assert [result["status"] for result in response.json()["results"]] == [200, 500, 200]
+    assert PLANTED not in response.json()["results"][1]["problem"]["detail"] + caplog.text
+    assert "RuntimeError" in caplog.text
+    assert await gateway.metric('flagger_gateway_errors_total{kind="internal"}') == 1
+
+
 async def test_ids_are_in_no_log_line_metric_or_problem(
     hurried: Any, body: Body, caplog: pytest.LogCaptureFixture
 ) -> None:
