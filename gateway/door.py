@@ -98,7 +98,7 @@ async def answer_or_problem(
 
 
 def problem_of(door: Door, error: Exception) -> ProblemError:
-    """Return what the caller is told of an error; counts it, and logs it if it is a fault of ours."""
+    """Return what the caller is told of an error; counts it, and logs a fault of ours."""
     if not isinstance(error, ProblemError):
         # Neither the caller nor the log gets the text: it may hold ids.
         frames = "".join(traceback.format_tb(error.__traceback__))
