@@ -24,12 +24,11 @@ from deploy.local.stack import LocalStack
 from flagger.settings import Settings
 from loadtest.bare_transaction import measure_bare_transactions
 from loadtest.bench_result import BenchResult
-from loadtest.bench_streamer import BenchStreamer
-from loadtest.cpu_clock import CpuClock
+from loadtest.bench_streamer import BenchStreamer, own_topics
 from loadtest.observe import DecisionFollower, wait_for_decided
 from loadtest.processes import wait_for_url
+from loadtest.usage import CpuClock
 from streamer.produce import Pace, ReplayProducer
-from streamer.topics import ensure_topics
 
 __all__ = ["PARTITIONS", "bench_latency", "latency_scenario"]
 
@@ -56,6 +55,7 @@ def bench_latency(
     partitions: int,
     repeats: int,
     on_step: Callable[[str], None],
+    servers: Settings | None = None,
 ) -> BenchResult:
     """Run the scenario; each repeat goes on where the last one ended.
 
@@ -67,13 +67,15 @@ def bench_latency(
         partitions: Of the transactions topic.
         repeats: How often to measure.
         on_step: Told what happens now.
+        servers: Addresses of servers to use in place of those that would be started.
     """
     scenario = latency_scenario(rate_per_s, partitions)
     result = BenchResult(scenario, {"rate_per_s": rate_per_s, "partitions": partitions})
     out.mkdir(parents=True, exist_ok=True)
-    with LocalStack(out / "stack", model_repository=repository, fresh=True) as stack:
-        settings = stack.settings(Settings(partitions=partitions))
-        ensure_topics(settings)
+    with LocalStack(
+        out / "stack", model_repository=repository, settings=servers, fresh=True
+    ) as stack:
+        settings = own_topics(stack.settings(Settings(partitions=partitions)), scenario)
         on_step("bare transactions")
         _measure_floor(settings, result)
         producer, sent = ReplayProducer(settings), 0

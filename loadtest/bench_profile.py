@@ -25,9 +25,9 @@ from flagger.errors import StackError
 from flagger.settings import Settings
 from loadtest.bench_result import BenchResult
 from loadtest.bench_streamer import BenchStreamer, own_outputs, stream_backlog
-from loadtest.cpu_clock import CpuClock
 from loadtest.observe import wait_for_decided
 from loadtest.processes import wait_for_url
+from loadtest.usage import CpuClock
 from streamer.produce import ReplayProducer
 from streamer.topics import ensure_topics
 

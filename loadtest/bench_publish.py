@@ -26,10 +26,11 @@ from pathlib import Path
 from flagger.errors import StackError
 from flagger.live import FOLLOW_INTERVAL_S
 from flagger.models import live_version
-from loadtest import open_loop
+from loadtest import load_stack
 from loadtest.bench_result import BenchResult
+from loadtest.load_stack import LoadPlan, Target, started
 from loadtest.observe import metric_values
-from loadtest.open_loop import LoadPlan, Target, run_locust, started
+from loadtest.open_loop import run_locust
 from loadtest.own_models import copy_repository, training_of_live
 from loadtest.recording import Recording, quantile
 from loadtest.switches import PUBLISH, ROLL_BACK, Found, Switch, find, switch
@@ -133,7 +134,7 @@ def _publish(plan: PublishPlan, target: Target, training: Path, models: Path) ->
         if time.monotonic() > end_s:
             raise StackError(f"The gateway got no request in {_START_S:.0f} s: look at locust.log.")
         time.sleep(_POLL_S)
-    first_s = time.perf_counter() + open_loop.WARM_UP_S + _LEAD_S
+    first_s = time.perf_counter() + load_stack.WARM_UP_S + _LEAD_S
     done: list[Switch] = []
     for i in range(2 * plan.switches):
         rested_s = done[-1].end_s + _REST_S if done else 0.0

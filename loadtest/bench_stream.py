@@ -24,9 +24,9 @@ from flagger.settings import Settings
 from flagger.triton import ModelName, PendingScores, Scorer
 from loadtest.bench_result import BenchResult
 from loadtest.bench_streamer import BenchStreamer, count_records, own_outputs
-from loadtest.cpu_clock import CpuClock
 from loadtest.observe import metric_values, wait_for_decided
 from loadtest.processes import wait_for_url
+from loadtest.usage import CpuClock
 from streamer.produce import ReplayProducer
 from streamer.topics import ensure_topics
 

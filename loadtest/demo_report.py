@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import platform
@@ -12,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 import numpy as np
 from rich.table import Table
 
 from loadtest.demo import DemoResult
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
+from loadtest.pictures import embedded, plt
 
 __all__ = ["failures", "summarise", "summary_table", "write_report"]
 
@@ -121,13 +116,6 @@ def summary_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _picture(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
 def _latency_plot(result: DemoResult) -> str:
     figure, axes = plt.subplots(figsize=(6.4, 3.2))
     gateway = [a.latency_ms for a in result.answers]
@@ -139,7 +127,7 @@ def _latency_plot(result: DemoResult) -> str:
     axes.set(xlabel="ms", ylabel="% at or below", xlim=(0, 2 * _LATENCY_TARGET_MS))
     axes.grid(alpha=0.3)
     axes.legend()
-    return _picture(figure)
+    return embedded(figure)
 
 
 def _throughput_plot(result: DemoResult) -> str:
@@ -149,7 +137,7 @@ def _throughput_plot(result: DemoResult) -> str:
     axes.plot(times - times[0], counts, marker=".")
     axes.set(xlabel="seconds", ylabel="decisions")
     axes.grid(alpha=0.3)
-    return _picture(figure)
+    return embedded(figure)
 
 
 def _score_plot(result: DemoResult) -> str:
@@ -160,7 +148,7 @@ def _score_plot(result: DemoResult) -> str:
             axes.hist(scores, bins=50, range=(0, 1), label=name, color=color, alpha=0.8)
     axes.set(xlabel="fraud score", ylabel="decisions", yscale="log")
     axes.legend()
-    return _picture(figure)
+    return embedded(figure)
 
 
 def write_report(result: DemoResult, summary: dict[str, Any]) -> Path:

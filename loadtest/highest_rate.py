@@ -1,4 +1,4 @@
-"""`gateway-highest-rate`: the highest arrival rate at which the gateway keeps its promise.
+"""`gateway-highest-rate` and its like: the highest arrival rate at which a promise is kept.
 
 Runs of `gateway-open-loop`, faster while they pass and slower while they do not, until the rate is
 known to `PRECISION`. A single run near the limit passes on one day and fails on the next: look at
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from loadtest.bench_result import BenchResult
-from loadtest.open_loop import LoadPlan, Target, load
+from loadtest.load_stack import LoadPlan, Target
+from loadtest.open_loop import load
 
-__all__ = ["MAX_RUNS", "PRECISION", "SCENARIO", "highest_rate", "search"]
+__all__ = ["MAX_RUNS", "PRECISION", "highest_rate", "search"]
 
-SCENARIO = "gateway-highest-rate"
 STEP = 1.5
 PRECISION = 1.15
 """The rate that passed and the lowest that did not are no further apart than this factor."""
@@ -55,18 +55,20 @@ def highest_rate(
 ) -> BenchResult:
     """Search `plan.repeats` times, each from `plan.rate_per_s` on.
 
-    A search in which no run passed counts as 0. Also written to `<out>/<SCENARIO>.json`.
+    A search in which no run passed counts as 0. Also written to
+    `<out>/<scenario>.json`: whom it asked, `-highest-rate`, and `-2` for two gateways.
 
     Raises:
         StackError: Locust did not run.
     """
     runs: list[dict[str, object]] = []
     result = BenchResult(
-        SCENARIO,
+        _scenario(plan),
         {
             "from_rate_per_s": plan.rate_per_s,
             "duration_s": plan.duration_s,
             "stream_rate_per_s": plan.stream_rate_per_s,
+            "gateways": plan.gateways,
             "runs": runs,
         },
     )
@@ -93,3 +95,8 @@ def highest_rate(
             result.add("p99 there", p99_ms[found], "ms")
     result.write(plan.out)
     return result
+
+
+def _scenario(plan: LoadPlan) -> str:
+    several = f"-{plan.gateways}" if plan.gateways > 1 else ""
+    return f"{plan.asked[0]}-highest-rate{several}"

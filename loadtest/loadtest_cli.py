@@ -10,16 +10,20 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from flagger.settings import load_settings
 from loadtest.api_key import API_KEY_VARIABLE
+from loadtest.arrivals import CONSTANT, SHAPES
 from loadtest.bench_result import BenchResult
 from loadtest.highest_rate import MAX_RUNS, highest_rate
-from loadtest.open_loop import LoadPlan, Target, load, started
+from loadtest.load_stack import ASKED, GATEWAY, LoadPlan, Target, started
+from loadtest.open_loop import load
 from loadtest.slo import P99_LIMIT_MS
 
 __all__ = ["loadtest"]
 
+ALL = "all"
 DEFAULT_RATE_PER_S = 100.0
 """What two cores answer with margin while everything else runs on them too."""
 
@@ -53,6 +57,19 @@ def _http_url(_context: click.Context, _parameter: click.Parameter, value: str |
     help="Transactions per second through Kafka meanwhile.",
 )  # fmt: skip
 @click.option(
+    "--ask", "asked", multiple=True, default=(GATEWAY,), show_default=True,
+    type=click.Choice((*ASKED, ALL)),
+    help="Whom; may be repeated: one after the other on the same stack, side by side in the table.",
+)  # fmt: skip
+@click.option(
+    "--shape", default=CONSTANT, show_default=True, type=click.Choice(tuple(SHAPES)),
+    help="Of the rate over time; --rate is then the highest.",
+)  # fmt: skip
+@click.option(
+    "--gateways", default=1, show_default=True, type=click.IntRange(min=1, max=8),
+    help="Processes that share the requests.",
+)  # fmt: skip
+@click.option(
     "--flagged", default=0.0, type=click.FloatRange(min=0, max=0.9),
     help="Share of payments to flag, by a few busy customers and a lower threshold in a copy of "
     "the models: enough reviews for a p99 of explained decisions (scenario gateway-explained).",
@@ -73,6 +90,9 @@ def loadtest(
     repository: Path | None,
     out: Path,
     stream_rate: float,
+    asked: tuple[str, ...],
+    shape: str,
+    gateways: int,
     flagged: float,
     highest: bool,
     url: str,
@@ -83,19 +103,15 @@ def loadtest(
     status 1 if p99 is above 100 ms, if a request fails or a repeated payment gets another answer,
     and if the run is invalid because the load was not what it should have been.
     """
-    if url and (stream_rate or repository or flagged):
-        raise click.UsageError(
-            "--stream-rate, --repository and --flagged need a gateway started here: no --url."
-        )
-    if highest and flagged:
-        raise click.UsageError("--highest and --flagged are different scenarios.")
+    whom = ASKED if ALL in asked else tuple(dict.fromkeys(asked))
+    plan = LoadPlan(out, rate, duration, repeats, stream_rate, flagged, whom, shape, gateways)
+    _require_sense(plan, highest=highest, url=url, repository=repository)
     key = os.environ.get(API_KEY_VARIABLE, "")
-    plan = LoadPlan(out, rate, duration, repeats, stream_rate, flagged)
     console = Console()
     with console.status("starting") as status:
         repository = repository or load_settings().model_repository
         serving = (
-            contextlib.nullcontext(Target(url, api_key=key))
+            contextlib.nullcontext(Target((url,), api_key=key))
             if url
             else started(_whole(plan, highest), repository, status.update)
         )
@@ -104,8 +120,8 @@ def loadtest(
                 _show_highest(console, plan, highest_rate(target, plan, status.update))
                 return
             result, judgements = load(target, plan, status.update)
-    console.print(result.table())
-    console.print(f"written: {out / result.scenario}.json")
+    console.print(result.table() if len(whom) == 1 else _side_by_side(result, whom))
+    console.print(f"written: {out / result.scenario}.json and .html")
     for run, judgement in enumerate(judgements, start=1):
         for reason in judgement.reasons:
             console.print(f"[red]run {run} {judgement.verdict}:[/red] {reason}")
@@ -117,10 +133,43 @@ def loadtest(
             f"{result.median('explained p99'):.1f} ms; {result.median('approved'):,.0f} approvals, "
             f"p99 {result.median('approved p99'):.1f} ms"
         )
-    console.print(
-        f"[green]PASS:[/green] {rate:,.0f} requests/s, p99 {result.median('p99'):.1f} ms "
-        f"(limit {P99_LIMIT_MS:.0f} ms), no failure, repeats answered the same"
-    )
+    if len(whom) == 1:
+        console.print(
+            f"[green]PASS:[/green] {rate:,.0f} requests/s, p99 {result.median('p99'):.1f} ms "
+            f"(limit {P99_LIMIT_MS:.0f} ms), no failure, repeats answered the same"
+        )
+
+
+def _require_sense(plan: LoadPlan, *, highest: bool, url: str, repository: Path | None) -> None:
+    """Raise UsageError for options that do not go together."""
+    flagged, others = bool(plan.flagged_share), plan.asked != (GATEWAY,)
+    for is_wrong, why in (
+        (
+            url and (plan.stream_rate_per_s or repository or flagged or plan.gateways > 1),
+            "--stream-rate, --repository, --flagged and --gateways need gateways started here: "
+            "no --url.",
+        ),
+        (others and (url or flagged), "--url and --flagged are for the gateway: no --ask."),
+        (
+            highest + flagged + (plan.shape != CONSTANT) > 1,
+            "--highest, --flagged and --shape are different scenarios.",
+        ),
+        (highest and len(plan.asked) > 1, "--highest looks for one rate: one --ask."),
+    ):
+        if is_wrong:
+            raise click.UsageError(why)
+
+
+def _side_by_side(result: BenchResult, whom: tuple[str, ...]) -> Table:
+    """Return medians of the latencies, a row for each that was asked."""
+    table = Table(title="side by side, medians", title_justify="left")
+    names = ("p50", "p95", "p99", "max", "failures")
+    for name in ("asked", *names):
+        table.add_column(name, justify="left" if name == "asked" else "right")
+    for asked in whom:
+        cells = (result.median(f"{asked} {name}") for name in names)
+        table.add_row(asked, *(f"{value:,.1f}" for value in cells))
+    return table
 
 
 def _whole(plan: LoadPlan, highest: bool) -> LoadPlan:

@@ -21,7 +21,7 @@ class Recording(msgspec.Struct, kw_only=True):
     Times are `time.perf_counter` seconds. A list holds one value per answered request.
 
     Attributes:
-        rate_per_s: Requests per second that were to be sent.
+        rate_per_s: Requests per second that were to be sent, on average.
         start_s: When the measured part began.
         duration_s: How long it was to last.
         due_s: When the request was to be sent.
@@ -96,6 +96,18 @@ class Recording(msgspec.Struct, kw_only=True):
     def latencies_ms(self) -> list[float]:
         """From when each request was due to its answer."""
         return [(done - due) * 1000 for due, done in zip(self.due_s, self.done_s, strict=True)]
+
+    def by_second_ms(self) -> list[list[float]]:
+        """Return the latencies of the requests that were due in each second."""
+        seconds: list[list[float]] = [[] for _ in range(math.ceil(self.duration_s))]
+        for due_s, latency_ms in zip(self.due_s, self.latencies_ms, strict=True):
+            seconds[min(int(due_s - self.start_s), len(seconds) - 1)].append(latency_ms)
+        return seconds
+
+    def worst_second_ms(self) -> float:
+        """Return the highest p99 of one second; NaN if nothing was answered."""
+        found = [quantile(values, 0.99) for values in self.by_second_ms() if values]
+        return max(found, default=math.nan)
 
     def of_kind(self, kind: str, values: list[float]) -> list[float]:
         """Return the values, one per answered request, of the decisions of one kind."""

@@ -8,7 +8,15 @@ from loadtest.bench_result import BenchResult
 from loadtest.payments import APPROVED, EXPLAINED, UNEXPLAINED
 from loadtest.recording import Recording, quantile
 
-__all__ = ["EXPLAINED_SCENARIO", "P99_LIMIT_MS", "SCENARIO", "Judgement", "add_figures", "judge"]
+__all__ = [
+    "EXPLAINED_SCENARIO",
+    "P99_LIMIT_MS",
+    "SCENARIO",
+    "Judgement",
+    "add_decisions",
+    "add_latency",
+    "judge",
+]
 
 SCENARIO = "gateway-open-loop"
 EXPLAINED_SCENARIO = "gateway-explained"
@@ -91,14 +99,22 @@ def _faults_of_load(recording: Recording, streamed_share: float) -> list[str]:
     return faults
 
 
-def add_figures(result: BenchResult, recording: Recording) -> None:
-    """Add one run's figures."""
+def add_latency(result: BenchResult, recording: Recording, prefix: str = "") -> None:
+    """Add one run's latencies and counts, each figure's name with a prefix."""
     latencies_ms = recording.latencies_ms
     for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
-        result.add(name, quantile(latencies_ms, share), "ms")
+        result.add(f"{prefix}{name}", quantile(latencies_ms, share), "ms")
+    result.add(f"{prefix}p99 of the worst second", recording.worst_second_ms(), "ms")
+    result.add(f"{prefix}sent", recording.achieved_per_s, "requests/s")
+    result.add(f"{prefix}failures", sum(recording.failures.values()), "requests")
+    result.add(f"{prefix}generator CPU", 100 * max(recording.cpu_shares, default=0.0), "%")
+    result.add(f"{prefix}generator late p99", quantile(recording.late_s, 0.99) * 1000, "ms")
+
+
+def add_decisions(result: BenchResult, recording: Recording) -> None:
+    """Add what one run's answers of the gateway were, and its own times by stage."""
+    latencies_ms = recording.latencies_ms
     answered = max(len(latencies_ms), 1)
-    result.add("sent", recording.achieved_per_s, "requests/s")
-    result.add("failures", sum(recording.failures.values()), "requests")
     result.add("repeats", recording.repeats, "requests")
     for source in sorted({"model", "fallback", *recording.sources}):
         result.add(f"by {source}", 100 * recording.sources.get(source, 0) / answered, "%")
@@ -113,5 +129,3 @@ def add_figures(result: BenchResult, recording: Recording) -> None:
     for stage, durations_ms in recording.stages_ms.items():
         result.add(f"{stage} p50", quantile(durations_ms, 0.5), "ms")
         result.add(f"{stage} p99", quantile(durations_ms, 0.99), "ms")
-    result.add("generator CPU", 100 * max(recording.cpu_shares, default=0.0), "%")
-    result.add("generator late p99", quantile(recording.late_s, 0.99) * 1000, "ms")

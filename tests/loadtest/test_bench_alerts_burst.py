@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import date
@@ -23,7 +22,6 @@ from loadtest.alert_sinks import Told
 from train.simulate import SimulationConfig, simulate
 
 FLAGS = 400
-Run = Callable[..., "tuple[int, dict[str, float], list[str], str]"]
 
 
 @pytest.fixture(scope="module")
@@ -32,67 +30,27 @@ def table() -> pa.Table:
     return pa.Table.from_batches(simulate(size))
 
 
-@pytest.fixture
-def run(
+@pytest.mark.stack
+@pytest.mark.timeout(120)
+def test_what_is_kept_passes_and_a_lost_case_or_too_many_messages_fail_the_command(
     stack: LocalStack,
     servers: Settings,
     table: pa.Table,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Run:
-    """Run the command with a small burst; return status, figures, reasons and output."""
+) -> None:
+    """In the second run the database drops a case, and the rule promised fewer messages."""
     monkeypatch.setattr(burst, "WARM_UP_FLAGS", 50)
     monkeypatch.setattr(burst, "DIGEST_EVERY_S", 1.0)
     monkeypatch.setattr(bench_cli, "_table", lambda *_: table)
     monkeypatch.setenv("FLAGGER_MODEL_REPOSITORY", str(stack.model_repository))
+    victim = table["transaction_id"][FLAGS + 100].as_py()
 
-    def command(scenario: str, before: Callable[[], None] = lambda: None) -> object:
-        def on_servers(**arguments: object) -> object:
-            tell = arguments.pop("on_step")
-
-            def on_step(step: str) -> None:
-                if step.startswith("run"):
-                    before()
-                tell(step)  # type: ignore[operator]
-
-            return burst.bench_alerts_burst(**arguments, on_step=on_step, servers=servers)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(burst, "SCENARIO", scenario)
-        monkeypatch.setattr(bench_cli, "bench_alerts_burst", on_servers)
-        options = ["--rate", "0", "--burst", str(FLAGS), "--repeats", "1", "--out", str(tmp_path)]
-        ran = CliRunner().invoke(bench_cli.bench, ["alerts", *options])
-        assert not ran.exception or isinstance(ran.exception, SystemExit), ran.exception
-        written = json.loads((tmp_path / f"{scenario}.json").read_text())
-        figures = {name: figure["median"] for name, figure in written["figures"].items()}
-        return ran.exit_code, figures, written["settings"]["reasons"], ran.output
-
-    return command  # type: ignore[return-value]
-
-
-@pytest.mark.stack
-@pytest.mark.timeout(120)
-def test_all_flags_become_cases_and_few_messages(run: Run) -> None:
-    status, figures, reasons, output = run("burst-kept")
-    assert (status, reasons) == (0, []), output
-    assert figures["flags"] == figures["cases on the desk"] == FLAGS
-    assert figures["flags lost from the desk"] == figures["flags given to the desk again"] == 0
-    for sink in ("webhook", "mail"):
-        assert figures[f"alerts told to {sink}"] == FLAGS
-        assert 0 < figures[f"messages to {sink}"] <= figures["messages that the rule lets through"]
-
-
-@pytest.mark.stack
-@pytest.mark.timeout(120)
-def test_a_lost_case_and_too_many_messages_fail_the_command(
-    run: Run, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The database drops one case by itself, and the rule's limit is another than was promised."""
-    monkeypatch.setattr(burst, "ARRIVE_S", 8.0)
-    monkeypatch.setattr(burst, "most_messages", lambda _: 1.0)
-
-    victim = table["transaction_id"][100].as_py()
-
-    def lose_one() -> None:
+    def spoil_the_second(step: str) -> None:
+        if not step.startswith("run 2"):
+            return
+        monkeypatch.setattr(burst, "ARRIVE_S", 8.0)
+        monkeypatch.setattr(burst, "most_messages", lambda _: 1.0)
         with closing(sqlite3.connect(tmp_path / "alerts-burst" / "cases.db")) as database:
             database.execute(
                 "CREATE TRIGGER lose AFTER INSERT ON cases "
@@ -100,14 +58,36 @@ def test_a_lost_case_and_too_many_messages_fail_the_command(
             )
             database.commit()
 
-    status, figures, reasons, output = run("burst-lost", lose_one)
-    assert status == 1
-    assert figures["flags lost from the desk"] == 1
-    lost, *too_many = reasons
-    assert lost == f"run 1: 1 of 400 flags did not become a case on the desk, first {victim}."
+    def on_servers(**arguments: Any) -> object:
+        tell = arguments.pop("on_step")
+
+        def on_step(step: str) -> None:
+            spoil_the_second(step)
+            tell(step)
+
+        return burst.bench_alerts_burst(**arguments, on_step=on_step, servers=servers)
+
+    monkeypatch.setattr(bench_cli, "bench_alerts_burst", on_servers)
+    options = ["--rate", "0", "--burst", str(FLAGS), "--repeats", "2", "--out", str(tmp_path)]
+    ran = CliRunner().invoke(bench_cli.bench, ["alerts", *options])
+    assert ran.exit_code == 1
+    written = json.loads((tmp_path / "alerts-burst.json").read_text())
+    figures = {name: figure["runs"] for name, figure in written["figures"].items()}
+    assert figures["flags"] == [FLAGS, FLAGS]
+    assert figures["cases on the desk"] == [FLAGS, FLAGS - 1]
+    assert figures["flags lost from the desk"] == [0, 1]
+    assert figures["flags given to the desk again"] == [0, 0]
+    for sink in ("webhook", "mail"):
+        assert figures[f"alerts told to {sink}"] == [FLAGS, FLAGS]
+        assert figures[f"messages to {sink}"][0] > 0
+        assert (
+            figures[f"messages to {sink}"][0] <= figures["messages that the rule lets through"][0]
+        )
+    lost, *too_many = written["settings"]["reasons"]
+    assert lost == f"run 2: 1 of 400 flags did not become a case on the desk, first {victim}."
     assert too_many
     assert all("the rule lets 1 through" in reason for reason in too_many), too_many
-    assert all(f"FAIL: {reason}" in output for reason in reasons)
+    assert all(f"FAIL: {reason}" in ran.output for reason in (lost, *too_many))
 
 
 KEPT = burst.Seen(

@@ -20,13 +20,13 @@ from export.publish import export_model
 from flagger.models import list_versions, live_version, load_version
 from flagger.settings import ENV_PREFIX
 from gateway.keys import KeyFile, new_key
-from loadtest import bench_cli, bench_publish, open_loop
+from loadtest import bench_cli, bench_publish, load_stack
 from loadtest.bench_cli import bench
 from loadtest.bench_publish import PublishPlan, add_run, faults
 from loadtest.bench_result import BenchResult
 from loadtest.flag_more import flag_more
+from loadtest.load_stack import Target
 from loadtest.observe import ask_gateway, evenly_over
-from loadtest.open_loop import Target
 from loadtest.own_models import copy_repository, training_of_live
 from loadtest.payments import APPROVED, Checked, PaymentMaker
 from loadtest.processes import FlaggerProcess, environment_of, wait_for_url
@@ -141,7 +141,7 @@ def serve(
     stack: LocalStack, served: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Serve:
     """Return what runs a gateway on the shared Kafka and Valkey and on `served`."""
-    monkeypatch.setattr(open_loop, "WARM_UP_S", 1.0)
+    monkeypatch.setattr(load_stack, "WARM_UP_S", 1.0)
     monkeypatch.setattr(bench_publish, "_LEAD_S", 1.0)
 
     @contextlib.contextmanager
@@ -169,7 +169,7 @@ def serve(
         )
         try:
             wait_for_url(f"http://127.0.0.1:{port}/readyz", gateway)
-            yield Target(f"http://127.0.0.1:{port}", "", settings.triton_url or "", text)
+            yield Target((f"http://127.0.0.1:{port}",), "", settings.triton_url or "", text)
             gateway.stop()
         finally:
             gateway.kill()

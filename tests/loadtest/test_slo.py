@@ -7,7 +7,7 @@ import pytest
 from loadtest.bench_result import BenchResult
 from loadtest.payments import APPROVED, EXPLAINED, Checked
 from loadtest.recording import OUTSIDE, Recording, quantile
-from loadtest.slo import SCENARIO, add_figures, judge
+from loadtest.slo import SCENARIO, add_decisions, add_latency, judge
 
 RATE_PER_S = 100.0
 
@@ -40,6 +40,11 @@ def recording(
             stages={"state": 0.25, "model": 1.0},
         )
     return result
+
+
+def add_both(result: BenchResult, found: Recording) -> None:
+    add_latency(result, found)
+    add_decisions(result, found)
 
 
 def test_passes_within_the_limit() -> None:
@@ -107,7 +112,7 @@ def test_a_busy_machine_excuses_no_pass_but_explains_a_failure() -> None:
 
 def test_figures_of_a_run() -> None:
     result = BenchResult(SCENARIO, {})
-    add_figures(result, recording([float(i) for i in range(1, 101)]))
+    add_both(result, recording([float(i) for i in range(1, 101)]))
     figures = {name: values[0] for name, values in result.runs.items()}
     assert (figures["p50"], figures["p95"], figures["p99"], figures["max"]) == pytest.approx(
         (50.0, 95.0, 99.0, 100.0)

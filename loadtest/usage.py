@@ -1,4 +1,4 @@
-"""CPU time of processes, as the system's own account has it."""
+"""CPU time and memory of processes, as the system's own account has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import psutil
 
-__all__ = ["CpuClock", "others_cpu_s"]
+__all__ = ["CpuClock", "memory_mib", "others_cpu_s"]
 
 
 class CpuClock:
@@ -54,3 +54,8 @@ def others_cpu_s() -> float:
             times = child.cpu_times()
             own_s += times.user + times.system
     return busy_s - own_s
+
+
+def memory_mib(pid: int) -> float:
+    """Return the memory that a process holds, MiB; its child processes count for themselves."""
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
