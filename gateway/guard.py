@@ -88,13 +88,12 @@ class Guard:
                 f"FLAGGER_GATEWAY_AUTH=off."
             )
 
-    async def admit(self, headers: Headers, scope: str, *, requests: int = 1) -> Caller:
-        """Return who asks, if it may.
+    async def admit(self, headers: Headers, scope: str) -> Caller:
+        """Return who asks, if it may; counts one request.
 
         Args:
             headers: The request's headers.
             scope: What it wants to do.
-            requests: How many requests it counts for; 0: `count` follows.
 
         Raises:
             ProblemError: 401, 403 or 429.
@@ -104,8 +103,7 @@ class Guard:
         caller = self._identify(headers)
         if scope not in caller.scopes and "admin" not in caller.scopes:
             raise ProblemError("forbidden", f"This needs the scope {scope}.", who=caller.id)
-        if requests:
-            await self.count(caller, requests)
+        await self.count(caller, 1)
         return caller
 
     def _identify(self, headers: Headers) -> Caller:
@@ -132,7 +130,7 @@ class Guard:
     async def count(self, caller: Caller, requests: int) -> None:
         """Count requests of a caller; raises ProblemError 429 where they are too many."""
         per_s = caller.rate_per_s
-        if per_s is None or not requests:
+        if per_s is None or requests < 1:
             return
         try:
             wait_ms = await self._state.wait_ms(

@@ -95,7 +95,7 @@ async def _score_batch(request: Request, door: Door) -> Response:
     if door.batches > MAX_BATCHES:
         raise ProblemError("overloaded", f"{MAX_BATCHES} batches are being worked on already.")
     deadline = deadline_of(request, door, door.batch_budget_ms)
-    caller = await door.guard.admit(request.headers, "score", requests=0)
+    caller = await door.guard.admit(request.headers, "score")  # counts one, whatever it holds
     raw = await read_body(request, MAX_BATCH_BYTES, deadline.limit_ms() / 1000)
     try:
         transactions = _batches.decode(raw).transactions
@@ -105,7 +105,7 @@ async def _score_batch(request: Request, door: Door) -> Response:
         raise ProblemError(
             "bad_batch", field="transactions", reason=f"has more than {MAX_BATCH} members"
         )
-    await door.guard.count(caller, len(transactions))
+    await door.guard.count(caller, len(transactions) - 1)
     # Started in their order, so that one customer's transactions count each other in it.
     replies: list[Reply] = []
     results = await asyncio.gather(

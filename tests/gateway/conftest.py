@@ -286,7 +286,11 @@ def keys(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def guarded(tmp_path: Path, start_gateway: Any, keys: dict[str, str]) -> Any:
+def guarded(
+    tmp_path: Path, start_gateway: Any, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    # On a busy machine too, no request goes uncounted because Valkey took its time.
+    monkeypatch.setattr("gateway.guard._LIMIT_TIMEOUT_MS", 2_000.0)
     return lambda **more: start_gateway(
         gateway_auth="required", gateway_keys_file=tmp_path / "keys.json", **more
     )
