@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -22,6 +23,8 @@ from flagger.settings import Settings
 from streamer.health import PARTS, Health
 
 __all__ = ["BulkHistogram", "StreamerMetrics"]
+
+Made = TypeVar("Made", covariant=True)
 
 _LATENCY_BUCKETS_S = (
     0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 5,
@@ -55,103 +58,137 @@ class BulkHistogram(Collector):
         yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
 
 
+@dataclass(frozen=True, slots=True)
+class _Declared(Generic[Made]):
+    """A metric that each instance of the class has one of, under the same name.
+
+    Attributes:
+        make: Returns a new one, in the registry of the instruments.
+    """
+
+    make: Callable[[Instruments], Made]
+
+    def __get__(self, instance: object, owner: type) -> Made:  # for an instance its own is found
+        raise AttributeError("metrics belong to an instance")
+
+
+def _counter(name: str, text: str, *labels: str) -> _Declared[Counter]:
+    return _Declared(lambda made: made.counter(name, text, *labels))
+
+
+def _gauge(name: str, text: str, *labels: str) -> _Declared[Gauge]:
+    return _Declared(lambda made: made.gauge(name, text, *labels))
+
+
+def _histogram(name: str, text: str, bounds: Sequence[float]) -> _Declared[Histogram]:
+    return _Declared(lambda made: made.histogram(name, text, bounds))
+
+
+def _bulk_histogram(name: str, text: str, bounds: Sequence[float]) -> _Declared[BulkHistogram]:
+    def make(made: Instruments) -> BulkHistogram:
+        histogram = BulkHistogram(name, text, bounds)
+        made.registry.register(histogram)
+        return histogram
+
+    return _Declared(make)
+
+
 class StreamerMetrics:
     """Counters, gauges and histograms of one streamer."""
 
+    consumed = _counter("consumed", "Messages taken from the transactions topic")
+    decided = _counter("decided", "Decisions written", "decision", "decision_source")
+    dead_lettered = _counter("dead_lettered", "Messages that can never be decided")
+    duplicates = _counter("duplicates", "Repeated transaction ids: no second decision")
+    forwarded_repeats = _counter(
+        "forwarded_repeats",
+        "Gateway decisions on ids that the log held before: the first counts",
+    )
+    replayed = _counter("replayed", "Messages read again to rebuild state; no output")
+    removed_unread = _counter(
+        "removed_unread", "Messages that Kafka removed before they were read", "topic"
+    )
+    late = _counter("late", "Transactions older than their customer's newest one")
+    too_late = _gauge(
+        "too_late", "Labels and terminal counts that had already left the terminal's ring"
+    )
+    unexplained = _counter("unexplained", "Flagged transactions without an explanation")
+    braked = _counter("braked", "Declines that the brakes turned into reviews")
+    brake_engaged = _gauge("brake_engaged", "1 while a brake is engaged", "cap")
+    drift_rows = _counter("drift_rows", "Decided transactions looked at for drift")
+    drift_psi = _gauge("drift_psi", "PSI of a column against the test window", "feature")
+    drift_ks = _gauge("drift_ks", "Kolmogorov-Smirnov distance of a column", "feature")
+    drift_missing = _gauge("drift_missing_share", "Share without a value", "feature")
+    drift_unknown = _gauge(
+        "drift_unknown_share", "Share of unknown in a categorical field", "field", "kind"
+    )
+    drift_alarm = _gauge("drift_alarm", "1 while something drifts beyond its limit", "kind")
+    model_info = _gauge(
+        "model_info", "1 for each version in use: live, shadow, canary", "role", "version"
+    )
+    shadow_decisions = _counter(
+        "shadow_decisions", "What the live version and the shadow want", "live", "shadow"
+    )
+    shadow_errors = _counter("shadow_errors", "Requests that the shadow did not answer")
+    shadow_difference = _bulk_histogram(
+        "flagger_streamer_shadow_score_difference",
+        "Difference of the shadow's and the live version's scores",
+        _SHADOW_BUCKETS,
+    )
+    canary_decisions = _counter(
+        "canary_decisions", "Decisions while a canary is on", "group", "decision"
+    )
+    canary_failures = _counter("canary_failures", "Requests that the canary failed")
+    canary_stopped = _counter("canary_stopped", "Canaries that stopped by themselves")
+    rulebook_refused = _gauge(
+        "rulebook_refused", "1 while the file of lists and rules is refused as it is now"
+    )
+    model_errors = _counter("model_errors", "Failed requests to Triton", "kind")
+    lag = _gauge("lag_messages", "Messages in the log that are not decided yet")
+    event_lag_s = _gauge(
+        "event_time_lag_seconds",
+        "Age of the newest decided transaction's message while others wait; 0: none waits",
+    )
+    waiting = _gauge("waiting", "1 while the streamer waits for a part", "part")
+    held = _gauge("held_messages", "Messages that wait for slower partitions")
+    waiting_entries = _gauge(
+        "waiting_entries", "Labels and terminal counts read that lie in the stream's future"
+    )
+    in_flight = _gauge("in_flight_requests", "Requests to Triton under way")
+    customers = _gauge("customers", "Customers in memory")
+    terminals = _gauge("terminals", "Terminals in memory")
+    records_written = _gauge("records_written", "Entity records written to the store")
+    records_loaded = _gauge("records_loaded", "Entity records found in the store")
+    records_created = _gauge("records_created", "Customers that nobody had seen before")
+    customers_evicted = _gauge(
+        "customers_evicted", "Customers that left the memory; they are in the store"
+    )
+    state_bytes = _gauge("state_bytes", "Memory of the entity records, bytes")
+    stage_s = _counter("stage_seconds", "Time spent in each stage", "stage")
+    latency_s = _bulk_histogram(
+        "flagger_streamer_event_to_decision_seconds",
+        "From the message's timestamp to its decision, before the commit",
+        _LATENCY_BUCKETS_S,
+    )
+    scores = _bulk_histogram(
+        "flagger_streamer_score", "Scores of what was decided here by a model", SCORE_BUCKETS
+    )
+    commit_s = _histogram("commit_seconds", "Duration of a Kafka commit", _LATENCY_BUCKETS_S)
+    batch_rows = _histogram("batch_rows", "Rows per request to Triton", _BATCH_BUCKETS_ROWS)
+
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         made = Instruments("flagger_streamer", registry)
-        counter, gauge = made.counter, made.gauge
         self.registry = made.registry
-        self.consumed = counter("consumed", "Messages taken from the transactions topic")
-        self.decided = counter("decided", "Decisions written", "decision", "decision_source")
-        self.dead_lettered = counter("dead_lettered", "Messages that can never be decided")
-        self.duplicates = counter("duplicates", "Repeated transaction ids: no second decision")
-        self.forwarded_repeats = counter(
-            "forwarded_repeats",
-            "Gateway decisions on ids that the log held before: the first counts",
-        )
-        self.replayed = counter("replayed", "Messages read again to rebuild state; no output")
-        self.removed_unread = counter(
-            "removed_unread", "Messages that Kafka removed before they were read", "topic"
-        )
-        self.late = counter("late", "Transactions older than their customer's newest one")
-        self.too_late = gauge(
-            "too_late", "Labels and terminal counts that had already left the terminal's ring"
-        )
-        self.unexplained = counter("unexplained", "Flagged transactions without an explanation")
-        self.braked = counter("braked", "Declines that the brakes turned into reviews")
-        self.brake_engaged = gauge("brake_engaged", "1 while a brake is engaged", "cap")
-        self.drift_rows = counter("drift_rows", "Decided transactions looked at for drift")
-        self.drift_psi = gauge("drift_psi", "PSI of a column against the test window", "feature")
-        self.drift_ks = gauge("drift_ks", "Kolmogorov-Smirnov distance of a column", "feature")
-        self.drift_missing = gauge("drift_missing_share", "Share without a value", "feature")
-        self.drift_unknown = gauge(
-            "drift_unknown_share", "Share of unknown in a categorical field", "field", "kind"
-        )
-        self.drift_alarm = gauge("drift_alarm", "1 while something drifts beyond its limit", "kind")
-        self.model_info = gauge(
-            "model_info", "1 for each version in use: live, shadow, canary", "role", "version"
-        )
-        self.shadow_decisions = counter(
-            "shadow_decisions", "What the live version and the shadow want", "live", "shadow"
-        )
-        self.shadow_errors = counter("shadow_errors", "Requests that the shadow did not answer")
-        self.shadow_difference = BulkHistogram(
-            "flagger_streamer_shadow_score_difference",
-            "Difference of the shadow's and the live version's scores",
-            _SHADOW_BUCKETS,
-        )
-        self.registry.register(self.shadow_difference)
-        self.canary_decisions = counter(
-            "canary_decisions", "Decisions while a canary is on", "group", "decision"
-        )
+        for name, declared in vars(type(self)).items():
+            if isinstance(declared, _Declared):
+                setattr(self, name, declared.make(made))
         for word in DECISIONS:  # from 0 on: rate() misses a series' first value
             for group in ("live", "candidate"):
                 self.canary_decisions.labels(group, word)
             for other in DECISIONS:
                 self.shadow_decisions.labels(word, other)
-        self.canary_failures = counter("canary_failures", "Requests that the canary failed")
-        self.canary_stopped = counter("canary_stopped", "Canaries that stopped by themselves")
-        self.rulebook_refused = gauge(
-            "rulebook_refused", "1 while the file of lists and rules is refused as it is now"
-        )
-        self.model_errors = counter("model_errors", "Failed requests to Triton", "kind")
-        for kind in ("unavailable", "refused"):  # `rate` misses a series' first event
+        for kind in ("unavailable", "refused"):
             self.model_errors.labels(kind)
-        self.lag = gauge("lag_messages", "Messages in the log that are not decided yet")
-        self.event_lag_s = gauge(
-            "event_time_lag_seconds",
-            "Age of the newest decided transaction's message while others wait; 0: none waits",
-        )
-        self.waiting = gauge("waiting", "1 while the streamer waits for a part", "part")
-        self.held = gauge("held_messages", "Messages that wait for slower partitions")
-        self.in_flight = gauge("in_flight_requests", "Requests to Triton under way")
-        self.customers = gauge("customers", "Customers in memory")
-        self.terminals = gauge("terminals", "Terminals in memory")
-        self.records_written = gauge("records_written", "Entity records written to the store")
-        self.records_loaded = gauge("records_loaded", "Entity records found in the store")
-        self.records_created = gauge("records_created", "Customers that nobody had seen before")
-        self.customers_evicted = gauge(
-            "customers_evicted", "Customers that left the memory; they are in the store"
-        )
-        self.state_bytes = gauge("state_bytes", "Memory of the entity records, bytes")
-        self.stage_s = counter("stage_seconds", "Time spent in each stage", "stage")
-        self.latency_s = BulkHistogram(
-            "flagger_streamer_event_to_decision_seconds",
-            "From the message's timestamp to its decision, before the commit",
-            _LATENCY_BUCKETS_S,
-        )
-        self.registry.register(self.latency_s)
-        self.scores = BulkHistogram(
-            "flagger_streamer_score", "Scores of what was decided here by a model", SCORE_BUCKETS
-        )
-        self.registry.register(self.scores)
-        self.commit_s = made.histogram(
-            "commit_seconds", "Duration of a Kafka commit", _LATENCY_BUCKETS_S
-        )
-        self.batch_rows = made.histogram(
-            "batch_rows", "Rows per request to Triton", _BATCH_BUCKETS_ROWS
-        )
 
     def show_waiting(self, health: Health) -> None:
         """Have the gauge say what the streamer waits for at the moment when it is asked."""

@@ -243,6 +243,7 @@ class Pipeline:
 
     def _report(self) -> None:
         self._state.report(self._metrics)
+        self._metrics.waiting_entries.set(self._side_logs.waiting_entries)
         lag = self._source.lag(self._commits.committed)
         clock_ms = self._aligner.stream_clock_ms
         behind_ms = self._clock_ms() - clock_ms if lag and clock_ms > 0 else 0

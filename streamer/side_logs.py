@@ -152,6 +152,11 @@ class SideLogs:
         }
         return applied | {CLOCK_MARK: self._due_until_ms}
 
+    @property
+    def waiting_entries(self) -> int:
+        """Entries read that are not due yet, at most `MAX_WAITING_ENTRIES` and one read a log."""
+        return sum(len(waiting) for waiting in self._waiting.values())
+
     def go_on_from(self, stored: dict[str, int]) -> None:
         """Take over from whoever stored these marks: its clock, if it is ahead of ours.
 

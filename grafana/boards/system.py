@@ -63,9 +63,12 @@ _WAITING = [
     series(
         "Held messages",
         "Messages that wait for slower partitions while history is read; at 200,000 their "
-        "partitions are paused.",
+        "partitions are paused. Labels and counts that lie ahead; at 20,000 their log is.",
         "short",
-        [(f"flagger_streamer_held_messages{{{_ALL}}}", "{{instance}}")],
+        [
+            (f"flagger_streamer_held_messages{{{_ALL}}}", "{{instance}}"),
+            (f"flagger_streamer_waiting_entries{{{_ALL}}}", "{{instance}} labels and counts"),
+        ],
     ),
     series(
         "Requests to Triton under way",
@@ -103,7 +106,8 @@ _WAITING = [
 _UNUSUAL = [
     series(
         "Not the ordinary way",
-        "Dead letters, repeated ids, late transactions, and messages read again after a restart.",
+        "Dead letters, repeated ids, late transactions, messages read again after a restart, and "
+        "messages that Kafka removed before they were read.",
         "ops",
         [
             (_rate("dead_lettered"), "dead letters"),
@@ -111,6 +115,7 @@ _UNUSUAL = [
             (_rate("forwarded_repeats"), "of them decided by the gateway too"),
             (_rate("late"), "late"),
             (_rate("replayed"), "replayed"),
+            (_rate("removed_unread"), "removed unread"),
         ],
     ),
     series(

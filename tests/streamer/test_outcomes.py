@@ -155,7 +155,9 @@ def test_a_label_may_come_before_its_transaction(stream_world: StreamWorld) -> N
     }
     stream_world.send([json.dumps(label).encode()], topic=stream_world.settings.labels_topic)
     stream_world.send([message(0)])
-    stream_world.run_until(lambda _: len(stream_world.decided()) == 1)
+    stream_world.run_until(
+        lambda seen: len(stream_world.decided()) == 1 and seen.waiting_entries._value.get() == 1
+    )
     with stream_world.store() as store:
         assert store.read_all("terminal")["frauds"].sum() == 0
     month_later_ms = START_MS + 30 * 86_400_000
