@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache, partial
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -64,7 +65,8 @@ def create_app(
     app.add_middleware(AnswerHeaders)
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(Exception, _internal_problem)
-    app.openapi = lambda: document(app, ROUTES)  # type: ignore[method-assign]
+    # Made once: it takes milliseconds in which nobody else is answered, and needs no key.
+    app.openapi = cache(partial(document, app, ROUTES))  # type: ignore[method-assign]
     return app
 
 
