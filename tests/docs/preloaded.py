@@ -16,7 +16,8 @@ from typing import Any
 
 HEAVY = (
     "train.cli", "train.simulate_cli", "train.retrain_cli", "train.rules_cli", "train.drift_cli",
-    "train.evaluate_cli", "train.drift_check_cli", "export.cli", "export.models_cli", "export.policy_cli", "gateway.cli",
+    "train.evaluate_cli", "train.drift_check_cli", "export.cli", "export.models_cli",
+    "export.policy_cli", "gateway.cli",
     "streamer.cli", "streamer.produce_cli", "streamer.dead_letters_cli", "deploy.backup_cli",
     "deploy.scaling_cli", "grafana.cli", "review.store", "sklearn.metrics",
     "train.drift_check_cli",
