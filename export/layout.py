@@ -8,6 +8,7 @@ again, no staging folder is left behind, and config files are written only if th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -117,10 +118,10 @@ def place(
             staged[entry] = Path(tempfile.mkdtemp(dir=repository / entry, prefix=_STAGING))
             staged[entry].chmod(0o755)  # Triton may run as another user
             for name, content in files.items():
-                (staged[entry] / name).write_bytes(content)
+                _write(staged[entry] / name, content)
                 checksums[f"{entry}/{version}/{name}"] = file_sha256(staged[entry] / name)
         manifest = json.dumps({**facts, "artefacts": checksums}, indent=2, allow_nan=False) + "\n"
-        (staged[FIL_ENTRY] / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
+        _write(staged[FIL_ENTRY] / MANIFEST_FILE, manifest.encode())
         # The manifest's entry last: from then on the version exists.
         for entry in sorted(contents, key=lambda name: name == FIL_ENTRY):
             folder = version_folder(repository, version, entry)
@@ -136,6 +137,14 @@ def place(
     finally:
         for folder in staged.values():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file to the disk itself: the pointer to it must not survive a power cut alone."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove(repository: Path, version: str) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import layout, publish
+from export import publish
 from export.configs import config_files
-from export.layout import next_version, place
+from export.layout import next_version
 from export.publish import export_model, roll_back
 from export.training import read_training
 from flagger.errors import ConfigurationError, PublishError
@@ -170,14 +170,6 @@ def test_the_first_version_that_fails_leaves_no_version(training_dir: Path, tmp_
         live_version(repository)
 
 
-def test_a_version_of_another_export_is_never_overwritten(repository: Path) -> None:
-    before = snapshot(repository)
-    contents = {"fraud_fil": {"xgboost.json": b"{}"}, "fraud_onnx": {"model.onnx": b""}}
-    with pytest.raises(PublishError, match="If another export was running, run this one again"):
-        place(repository, "1", contents, {})
-    assert snapshot(repository) == before
-
-
 def test_exports_at_the_same_time_wait_for_each_other(
     training_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,26 +191,6 @@ def test_exports_at_the_same_time_wait_for_each_other(
         assert {done.result() for done in exports} == {"1", "2"}
     assert load_version(repository, live_version(repository)).version == "2"
     assert all((repository / name).exists() for name in config_files(len(FEATURE_NAMES)))
-
-
-def test_what_a_killed_export_left_in_staging_goes(repository: Path, training_dir: Path) -> None:
-    (repository / "fraud_onnx" / ".staging-x").mkdir()
-    export_model(training_dir, repository, n_parity_rows=50)
-    assert not list(repository.rglob(".staging*"))
-
-
-def test_a_version_that_is_half_removed_is_none(
-    repository: Path, training_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    export_model(training_dir, repository, n_parity_rows=50)
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("export.layout.shutil.rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        layout.remove(repository, "1")
-    assert list_versions(repository) == ("2",)
 
 
 def test_a_damaged_version_is_named_by_the_next_export(

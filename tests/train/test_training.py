@@ -205,6 +205,7 @@ def test_command_trains_warns_of_leakage_and_shows_the_measures(data: Path, tmp_
     (tmp_path / "map.toml").write_text('[columns]\nchannel = "channel"\n', encoding="utf-8")
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--allow-leakage"]
     arguments += ["--columns", str(tmp_path / "map.toml"), "--train-to", "2026-02-04"]
+    arguments += ["--set", "max_trees=20"]
     result = CliRunner().invoke(train, [*arguments, "--test-from", "2026-02-08"])
     assert result.exit_code == 0, result.output
     assert "gap before the test window is 3 days" in result.stderr
@@ -244,6 +245,7 @@ def test_command_takes_reviews_a_day_or_costs(data: Path, tmp_path: Path) -> Non
     both = [*arguments, "--reviews-per-day", "10", "--review-cost", "3"]
     refused = CliRunner().invoke(train, both)
     assert isinstance(refused.exception, ConfigurationError)
+    arguments += ["--set", "max_trees=20"]
     result = CliRunner().invoke(train, [*arguments, "--reviews-per-day", "10"])
     assert result.exit_code == 0, result.output
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
