@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import msgspec
@@ -159,22 +159,26 @@ async def raw_server(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[str]:
     """Serve bytes; yields the URL."""
-    serving: set[asyncio.Task[Any]] = set()
+    serving: list[asyncio.Task[None]] = []
+    writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving.add(cast("asyncio.Task[Any]", asyncio.current_task()))
-        with (
-            contextlib.closing(writer),
-            contextlib.suppress(OSError, EOFError, asyncio.CancelledError),
-        ):
+        with contextlib.closing(writer), contextlib.suppress(OSError, EOFError):
             await serve(reader, writer)
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        serving.append(asyncio.create_task(handle(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     server.close()
     for task in serving:
         task.cancel()
-    await asyncio.gather(*serving)
+    await asyncio.gather(*serving, return_exceptions=True)
+    for writer in writers:
+        writer.close()  # also of a task that never began
+    await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 @pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n", b"HTTP"])
