@@ -109,16 +109,27 @@ class Claims:
         claim: Claim,
         seen: SeenState | None,
         position: tuple[int, int],
-    ) -> None:
-        """Keep that the log holds a decision, and where (partition, offset)."""
+    ) -> StoredClaim | None:
+        """Keep that the log holds a decision, and where (partition, offset).
+
+        Returns another one that the log had before, which nobody saw while Valkey was slow: it is
+        the first, and the streamer drops the second.
+        """
         self.remember(request, claim, written=True)
         if self._breaker.is_open:
-            return
+            return None
         try:
             limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
             pending = None if seen is None else seen.pending
-            await self._state.mark_written(request.batch, claim, pending, position, limit_ms)
+            first = await self._state.mark_written(
+                request.batch, claim, pending, position, limit_ms
+            )
         except StateStoreError:  # elsewhere a repeat writes once more and the streamer drops it
             self._count_error("mark_failed")
+            return None
         finally:
             request.stopwatch.lap("mark")
+        if first is None or first.claim == claim or first.claim.body_hash != claim.body_hash:
+            return None
+        self.remember(request, first.claim, written=True)
+        return first

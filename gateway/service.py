@@ -125,7 +125,9 @@ class ScoringService:
         # Kafka may take it and say so too late, and Valkey may lack the claim.
         self._claims.remember(request, claim, written=False)
         position = await self._write(request, decision)
-        await self._claims.mark_written(request, claim, seen, position)
+        earlier = await self._claims.mark_written(request, claim, seen, position)
+        if earlier is not None:
+            return await self._repeat(request, earlier, accepted=True)
         return Reply(Answer.of(decision, decision.transaction_id), is_replay=False, scored=scored)
 
     async def _require_log(self, request: ScoringRequest) -> None:

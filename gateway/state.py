@@ -64,14 +64,18 @@ ARGV: transaction key, entry, most entries, seconds to keep them.
 """
 _MARK = Script(
     """
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-local entry = redis.call('HGET', KEYS[2], ARGV[3])
-if entry then redis.call('HSET', KEYS[2], ARGV[3], string.sub(entry, 1, -11) .. ARGV[4]) end
+local stored = redis.call('GET', KEYS[1])
+local first = stored and string.sub(stored, 1, 1) == 'w' and stored
+if not first then
+  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+  local entry = redis.call('HGET', KEYS[2], ARGV[3])
+  if entry then redis.call('HSET', KEYS[2], ARGV[3], string.sub(entry, 1, -11) .. ARGV[4]) end
+end
 if #ARGV > 4 then redis.call('HDEL', KEYS[2], unpack(ARGV, 5)) end
-return 0
+return first
 """
 )
-"""Stores that a transaction is in the log, and where.
+"""Stores that a transaction is in the log, and where, unless it was there before; returns that.
 
 KEYS: stored decision, the customer's accepted transactions. ARGV: decision, seconds to keep it,
 transaction key, place in the log as the last 10 bytes of `PENDING`, keys of entries that can go.
@@ -223,10 +227,11 @@ class AsyncStateStore:
         pending: Pending | None,
         position: tuple[int, int],
         timeout_ms: float,
-    ) -> None:
+    ) -> StoredClaim | None:
         """Store that the log holds the decision; a repeat is then answered without a write.
 
-        Also where `claim` has failed before: what is in the log is the decision from now on.
+        Also where `claim` has failed before: what the log has first is the decision from now on.
+        Returns the one that it had before this one, if any; that stays.
 
         Args:
             batch: The transaction.
@@ -241,7 +246,8 @@ class AsyncStateStore:
             *(() if pending is None else pending.included),
         )
         keys = [_decision_key(batch), _pending_key(batch)]
-        await self._link.run("store a decision", _MARK, keys, arguments, timeout_ms)
+        first = await self._link.run("store a decision", _MARK, keys, arguments, timeout_ms)
+        return _stored(first)
 
     async def wait_ms(
         self, name: str, per_s: float, burst: float, requests: int, timeout_ms: float

@@ -151,37 +151,6 @@ async def test_decision_made_without_valkey_is_remembered(hurried: Any, body: Bo
     assert len(hurried.log.messages) == 1
 
 
-async def test_a_slow_read_on_another_replica_gives_no_second_decision(
-    start_gateway: Any, body: Body, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(*_args: Any) -> None:
-        raise StateStoreError("slow for a moment")
-
-    async with start_gateway() as one, start_gateway() as other:
-        first = await one.post(body())
-        monkeypatch.setattr(other.state, "admit", fail)
-        again = await other.post(body())
-        assert again.json() == first.json()
-        assert again.headers["idempotent-replayed"] == "true"
-        assert other.log.messages == []
-
-
-async def test_claim_that_failed_is_made_good_by_the_mark(
-    gateway: Any, body: Body, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(*_args: Any) -> None:
-        raise StateStoreError("down for a moment")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(gateway.state, "claim", fail)
-        first = await gateway.post(body())
-    assert first.json()["decision_source"] == "model"
-    assert await gateway.metric('flagger_gateway_errors_total{kind="claim_failed"}') == 1
-    gateway.scorer.score_value = 0.99
-    assert (await gateway.post(body())).json() == first.json()
-    assert len(gateway.log.messages) == 1
-
-
 async def test_what_kafka_took_without_saying_so_stays_the_answer(
     gateway: Any, body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
