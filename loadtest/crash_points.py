@@ -23,6 +23,7 @@ import psutil
 from confluent_kafka import Producer
 
 import streamer.sink
+import streamer.source
 from flagger.errors import StackError
 from flagger.models import live_version, load_version
 from flagger.settings import Settings
@@ -44,6 +45,8 @@ POINTS = (
     "state-written",
 )
 _END_S = 60.0
+_SESSION_TIMEOUT_MS = 6_000
+"""The least that Kafka accepts: whoever takes over from one that was killed waits for so long."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -144,6 +147,7 @@ def _run(settings: Settings, log: str, point: str | None, nth: int, how: signal.
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    streamer.source._SESSION_TIMEOUT_MS = _SESSION_TIMEOUT_MS  # noqa: SLF001
     if point is not None:
         _arm(point, nth, how)
     repository = settings.model_repository

@@ -78,10 +78,16 @@ def test_servers_that_come_later_are_waited_for_one_by_one(
             streamer.kill()
 
 
+@pytest.fixture
+def brief_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.start._ATTEMPT_S", 0.5)
+
+
 def nobody() -> str:
     return f"127.0.0.1:{free_ports(1)[0]}"
 
 
+@pytest.mark.usefixtures("brief_attempts")
 def test_the_patience_has_an_end() -> None:
     settings = Settings(
         kafka_bootstrap_servers=nobody(), valkey_url="valkey://unused:1/0", start_patience_s=0
@@ -92,6 +98,7 @@ def test_the_patience_has_an_end() -> None:
     assert isinstance(caught.value.__cause__, BrokerAwayError)
 
 
+@pytest.mark.usefixtures("brief_attempts")
 def test_a_stop_ends_the_waiting() -> None:
     settings = Settings(kafka_bootstrap_servers=nobody(), valkey_url="valkey://unused:1/0")
     health = Health()
