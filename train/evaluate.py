@@ -13,15 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flagger.errors import DataError
+from flagger.errors import ConfigurationError, DataError
 from flagger.features import FEATURE_NAMES, FeatureContract
 from flagger.state.records import DAY_MS
 from train.baselines import BASELINES
 from train.fit import Hyperparameters, fit_booster, predict, shap_importance
 from train.metrics import calibration_table, known_compromised
 from train.money import CostMatrix
-from train.period_measures import JudgedPeriod, measure, reviews_saved, summarise
-from train.prequential import PrequentialPlan, choose_periods, interval
+from train.period_measures import JudgedPeriod, measure, reviews_saved, summarise, summarise_saved
+from train.prequential import PrequentialPlan, choose_periods
 from train.rows import WindowRows, replay_windows, require_both_outcomes
 from train.segments import lift_table, segment_tables
 from train.sources import ColumnMap, read_sorted
@@ -105,7 +105,7 @@ def load_history(data: Path, plan: EvaluationPlan) -> History:
 
     Raises:
         DataError: The file cannot be used.
-        ConfigurationError: The days are too few.
+        ConfigurationError: The days are too few, or do not reach back to `train_from`.
     """
     table = read_sorted(data, plan.columns)
     labelled = table["is_fraud"].is_valid().to_numpy()
@@ -119,6 +119,10 @@ def load_history(data: Path, plan: EvaluationPlan) -> History:
     times = table["event_time"].cast(pa.int64()).to_numpy()
     first, last = day_of(int(times[0])), day_of(int(times[-1]))
     train_from = plan.train_from or first + timedelta(days=plan.prequential.label_delay_days)
+    if train_from < first:
+        raise ConfigurationError(
+            f"{data} begins on {first}: nothing can be learned from {train_from} on (--train-from)."
+        )
     periods = choose_periods(train_from, last, plan.prequential)
     mature_to = plan.prequential.last_mature_day(last)
     immature = times >= start_of_day_ms(mature_to + timedelta(days=1))
@@ -182,20 +186,6 @@ def _judge(
     known = _known(history.table, windows, test, plan)
     judged = JudgedPeriod(windows, len(fit.rows), validation, test, known, on_validation, on_test)
     return judged, booster
-
-
-def _saved_summary(per_period: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    budgets = sorted({budget for period in per_period for budget in period}, key=float)
-    found = {}
-    for budget in budgets:
-        parts = [period[budget] for period in per_period if budget in period]
-        sums = {n: sum(p[n] for p in parts) for n in ("reviews_rules", "reviews_model")}
-        found[budget] = {
-            **sums,
-            "recall": float(np.mean([part["recall"] for part in parts])),
-            "saved_share": asdict(interval((part["saved_share"] for part in parts), highest=1.0)),
-        }
-    return found
 
 
 def _describe_period(judged: JudgedPeriod, models: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -288,7 +278,7 @@ def _collect(
         "targets": plan.targets.to_dict(),
         "periods": [_describe_period(p, m) for p, m in zip(judged, measures, strict=True)],
         "summary": {name: summarise([period[name] for period in measures]) for name in names},
-        "reviews_saved": _saved_summary([reviews_saved(period, TREES) for period in judged]),
+        "reviews_saved": summarise_saved([reviews_saved(period, TREES) for period in judged]),
         "segments": segment_tables(history.table, place, scores[TREES], is_fraud, flagged),
         "lift": {name: lift_table(scores[name], is_fraud) for name in names},
         "importance": _importance(booster, judged[-1].test.rows),

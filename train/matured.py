@@ -115,7 +115,7 @@ class DayOutcome:
 
 
 def read_decisions(pieces: Iterable[list[bytes]]) -> Decided:
-    """Read the values of the decisions topic."""
+    """Read the values of the decisions topic; what is no decision is passed over."""
     decoder = msgspec.json.Decoder(DecisionFields)
     keys: list[int] = []
     days: list[int] = []
@@ -124,10 +124,14 @@ def read_decisions(pieces: Iterable[list[bytes]]) -> Decided:
     versions: dict[str, int] = {}
     for values in pieces:
         for value in values:
-            decision = decoder.decode(value)
+            try:
+                decision = decoder.decode(value)
+                code = DECISIONS.index(decision.decision)
+            except (msgspec.MsgspecError, ValueError):
+                continue
             keys.append(key_of(decision.transaction_id))
             days.append(decision.event_time // DAY_MS)
-            codes.append(DECISIONS.index(decision.decision))
+            codes.append(code)
             places.append(versions.setdefault(decision.model_version, len(versions)))
     return Decided(
         np.array(keys, dtype=np.uint64),

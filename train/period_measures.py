@@ -26,7 +26,7 @@ from train.rows import WindowRows
 from train.split import Windows
 from train.threshold import PolicyTargets, choose_policy, policy_for
 
-__all__ = ["MEASURES", "JudgedPeriod", "measure", "reviews_saved", "summarise"]
+__all__ = ["MEASURES", "JudgedPeriod", "measure", "reviews_saved", "summarise", "summarise_saved"]
 
 Scores = npt.NDArray[np.float32]
 
@@ -201,3 +201,18 @@ def summarise(per_period: Sequence[Mapping[str, float]]) -> dict[str, dict[str, 
         }
         for name in names
     }
+
+
+def summarise_saved(per_period: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Return the sums, mean recall and mean share of `reviews_saved` by budget."""
+    budgets = sorted({budget for period in per_period for budget in period}, key=float)
+    found = {}
+    for budget in budgets:
+        parts = [period[budget] for period in per_period if budget in period]
+        sums = {n: sum(p[n] for p in parts) for n in ("reviews_rules", "reviews_model")}
+        found[budget] = {
+            **sums,
+            "recall": float(np.mean([part["recall"] for part in parts])),
+            "saved_share": asdict(interval((part["saved_share"] for part in parts), highest=1.0)),
+        }
+    return found

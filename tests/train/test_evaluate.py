@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def test_too_few_days_are_refused(data: Path) -> None:
     plan = EvaluationPlan(prequential=PrequentialPlan(periods=9))
     with pytest.raises(ConfigurationError, match="fewer periods"):
         evaluate_file(data, plan)
+    with pytest.raises(ConfigurationError, match=r"begins on 2026-01-01: .* from 2025-12-31 on"):
+        evaluate_file(data, replace(PLAN, train_from=date(2025, 12, 31)))
 
 
 def test_command_writes_a_report_that_stands_alone(

@@ -40,6 +40,7 @@ DECISIONS = [
     [decision(1, 0, "decline"), decision(2, 0, "approve"), decision(3, 0, "review")],
     [decision(4, 1, "approve"), decision(5, 1, "decline")],
     [decision(6, 2, "approve"), decision(7, 2, "approve", "2"), decision(8, 20, "decline")],
+    [b"", b"no decision", decision(9, 0, "perhaps")],  # a tombstone, or of another program
 ]
 LABELS = [
     [label(1, is_fraud=True), label(2, is_fraud=False), b"no label"],
