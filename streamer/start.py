@@ -75,6 +75,11 @@ def _reach_valkey(settings: Settings) -> None:
     store = StateStore(settings.valkey_url or "")
     try:
         store.ping()
+        if policy := store.evicts():
+            raise ConfigurationError(
+                f"Valkey drops records when it is full (maxmemory-policy {policy}): their "
+                f"customers would count as new ones. Set `maxmemory-policy noeviction`."
+            )
     except StateStoreError as error:
         if isinstance(
             error.__cause__,

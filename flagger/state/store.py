@@ -235,6 +235,20 @@ class StateStore:
             self._client.connection_pool.disconnect(inuse_connections=False)
             raise
 
+    def evicts(self) -> str:
+        """Return the policy by which the server drops records when it is full; empty: it does not.
+
+        Empty too where this user may not ask.
+        """
+        with mapped_errors("tell its memory policy"):
+            try:
+                memory = self._client.info("memory")
+            except valkey.exceptions.NoPermissionError:
+                return ""
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        # `volatile-*` drops only what has a time to live: records have none.
+        return policy if memory.get("maxmemory") and policy.startswith("allkeys") else ""
+
     def ping(self) -> None:
         """Raise StateStoreError unless the server answers."""
         with mapped_errors("answer a ping"):

@@ -18,6 +18,7 @@ from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from flagger.errors import BrokerAwayError, ConfigurationError, StackError
 from flagger.settings import Settings
+from flagger.state.store import StateStore
 from loadtest.crash_services import Services
 from loadtest.crash_world import CrashWorld, wait_until
 from loadtest.processes import FlaggerProcess, environment_of
@@ -118,3 +119,19 @@ def test_a_wrong_valkey_password_ends_at_once(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(ConfigurationError, match="Valkey refuses us") as caught:
             wait_for_services(settings, Health(), keep_going=lambda: True)
     assert "planted-pa55word" not in str(caught.value)
+
+
+def test_a_valkey_that_drops_records_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.start.ensure_topics", lambda *_, **__: None)  # Kafka is there
+    with ValkeyServer(port=free_ports(1)[0]) as server:
+        settings = Settings(
+            kafka_bootstrap_servers=nobody(), valkey_url=f"valkey://127.0.0.1:{server.port}/0"
+        )
+        store = StateStore(settings.valkey_url or "")
+        store._client.config_set("maxmemory", "100mb")
+        store._client.config_set("maxmemory-policy", "volatile-lru")  # records have no time to live
+        wait_for_services(settings, Health(), keep_going=lambda: True)
+        store._client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ConfigurationError, match="drops records when it is full"):
+            wait_for_services(settings, Health(), keep_going=lambda: True)
+        store.close()
