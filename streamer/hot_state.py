@@ -120,9 +120,9 @@ class HotState:
             if marks.get(str(p), 0) > offset:
                 raise ConfigurationError(
                     f"The state store includes partition {p} up to offset {marks[str(p)]}, but "
-                    f"only {offset} is committed in Kafka: it holds the state of another log. Use "
-                    f"an empty Valkey database, or the group that wrote it "
-                    f"(FLAGGER_CONSUMER_GROUP)."
+                    f"only {offset} is committed in Kafka: it holds the state of another log, or "
+                    f"the group's offsets have expired. Use an empty Valkey database, the group "
+                    f"that wrote it (FLAGGER_CONSUMER_GROUP), or commit its offset again."
                 )
         self.side_marks = self._store.read_marks(self._side_marks_name)
         self.writes_terminals = _TERMINAL_WRITER_PARTITION in committed
