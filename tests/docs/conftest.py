@@ -34,7 +34,7 @@ PRELOADED = Path(__file__).with_name("preloaded.py")
 SHELLS = {"bash", "console", "sh"}
 PROGRAMS = {
     "aws", "cd", "curl", "deploy/compose/compose.sh", "docker", "export", "flagger", "helm",
-    "kubectl", "make", "prometheus", "prometheus-alertmanager", "python", "terraform",
+    "kubectl", "locust", "make", "prometheus", "prometheus-alertmanager", "python", "terraform",
 }  # fmt: skip
 """An indented block that begins with one is of the shell; others stand in a ```bash block."""
 BLOCK = re.compile(
