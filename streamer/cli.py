@@ -35,6 +35,7 @@ def stream(metrics_port: int, metrics_host: str) -> None:
     metrics, health = StreamerMetrics(), Health()
     if metrics_port:
         metrics.show_waiting(health)
+        metrics.expect_topics_of(settings)
         serve_health(health, metrics.registry, metrics_host, metrics_port)
     wait_for_services(settings, health, keep_going=keep_going)
     if not keep_going():

@@ -194,6 +194,11 @@ class StreamerMetrics:
         """Have the gauge say what the streamer waits for at the moment when it is asked."""
         show_waiting(self.waiting, health, PARTS)
 
+    def expect_topics_of(self, settings: Settings) -> None:
+        """Show from 0 on what is counted by topic: alerts do not see a series' first value."""
+        for log in (settings.transactions_topic, settings.labels_topic, settings.activity_topic):
+            self.removed_unread.labels(log)
+
     def note_removed(self, topic: str, count: int) -> None:
         """Count messages that Kafka removed before they were read."""
         self.removed_unread.labels(topic).inc(count)
