@@ -8,7 +8,8 @@ __all__ = ["selectors"]
 
 _SELECTOR = re.compile(r"\b(?:flagger_|flagger:|nv_|up\b)[\w:]*(?:\{[^}]*\})?")
 _AROUND = re.compile(
-    r"\b(?:sum|max|count|rate|increase|vector|label_replace|and|or|unless)\b|\boffset \w+\b|\bby \([\w, ]+\)"
+    r"\b(?:sum|max|count|rate|increase|vector|label_replace|and|or|unless)\b"
+    r"|\boffset \w+\b|\bby \([\w, ]+\)"
     r'|"[^"]*"|\[\w+\]|\b[\d.]+\b|[-+*/()<>=,]|\s+'
 )
 """What may stand around selectors; a misspelt metric is neither."""
