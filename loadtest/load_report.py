@@ -63,7 +63,7 @@ def _spread(recordings: dict[str, Recording]) -> bytes:
     axes.axvline(P99_LIMIT_MS, color="crimson", linestyle="--", label="limit of the p99")
     axes.axhline(0.01, color="grey", linewidth=0.8)
     axes.set(xlabel="ms", ylabel="share that took longer", xscale="log", yscale="log")
-    return _finished(figure, axes)
+    return _finished(figure, axes, "lower left")
 
 
 def _over_time(recordings: dict[str, Recording]) -> bytes:
@@ -82,11 +82,10 @@ def _over_time(recordings: dict[str, Recording]) -> bytes:
     above.set(ylabel="ms; dotted: p50", yscale="log")
     below.set(xlabel="second", ylabel="requests", ylim=(0, None))
     below.grid(alpha=0.3)
-    return _finished(figure, above)
+    return _finished(figure, above, "upper right")
 
 
-def _finished(figure: Any, axes: Any) -> bytes:
+def _finished(figure: Any, axes: Any, legend_at: str) -> bytes:
     axes.grid(alpha=0.3, which="both")
-    if len(axes.get_lines()) <= 24:
-        axes.legend(fontsize="small")
+    axes.legend(fontsize="x-small", loc=legend_at)
     return png(figure)

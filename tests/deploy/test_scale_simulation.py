@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from deploy.scale_simulation import Costs, Outage, arrivals_s, compare, serve, shares, simulate
+from deploy.scale_simulation import (
+    Costs,
+    Outage,
+    arrivals_s,
+    compare,
+    serve,
+    shares,
+    simulate,
+    stretch_of,
+)
 from deploy.scaling import Demand, Figures
 from deploy.scaling_cli import scale
 from flagger.errors import DataError
@@ -44,6 +54,24 @@ def test_the_mean_wait_is_that_of_m_d_1() -> None:
     waited = serve(arrivals, costs).committed_s - arrivals - service_s
     # Pollaczek and Khinchine: load * service / (2 (1 - load)).
     assert waited.mean() == pytest.approx(load * service_s / (2 * (1 - load)), rel=0.05)
+
+
+def test_shared_cores_stretch_as_m_m_c_does() -> None:
+    assert stretch_of(0.0, 2) == 1
+    assert stretch_of(0.7, 1) == pytest.approx(1 / 0.3)  # M/M/1
+    assert stretch_of(1.4, 2) == pytest.approx(1 / (1 - 0.7**2))  # M/M/2
+    # Erlang's C of 4 cores and 3 Erlang is 0.5094: tables of teletraffic.
+    assert stretch_of(3.0, 4) == pytest.approx(1 + 0.5094 / (4 - 3), abs=1e-4)
+    assert stretch_of(2.5, 2) == stretch_of(1.9, 2)  # more than all: as 95 %
+
+
+def test_where_others_use_the_cores_a_message_takes_longer() -> None:
+    stretched = replace(COSTS, stretch=2.0)
+    arrivals = np.arange(0, 400.0, 0.2)  # each alone
+    took_s = serve(arrivals, stretched).committed_s - arrivals
+    least_s = COSTS.batch_s + COSTS.row_s + COSTS.commit_s
+    assert took_s.min() >= least_s
+    assert took_s.mean() == pytest.approx(COSTS.row_s + 2 * (least_s - COSTS.row_s), rel=0.05)
 
 
 def test_a_lone_message_takes_the_fixed_times() -> None:
@@ -91,6 +119,18 @@ def test_a_seed_gives_the_same_numbers() -> None:
 def test_more_customers_are_spread_more_evenly() -> None:
     few, many = (shares(264, 66, n, np.random.default_rng(4)).max() for n in (2e5, 1e10))
     assert 1 / 66 < many < few
+
+
+def test_the_page_tells_what_is_simulated() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    for rate in (1_000, 10_000, 100_000, 1_000_000):
+        found = simulate(Demand(rate), Figures.load())
+        row = (
+            f"| {rate:,} | {found.streamers} | {found.sampled} | {found.p50_ms:.1f} | "
+            f"{found.p99_ms:.1f} | {found.utilisation:.0%} | {found.peak_lag:,} | "
+            f"{found.catch_up_s:.2f} |"
+        )
+        assert row in page, f"docs/scaling.md is not of these figures; it should say {row}"
 
 
 def test_the_page_tells_the_errors_as_they_are() -> None:
