@@ -21,6 +21,7 @@ from loadtest import highest_rate, load_stack
 from loadtest.api_key import API_KEY_VARIABLE
 from loadtest.load_stack import ASKED, GATEWAY, LoadPlan, started
 from loadtest.loadtest_cli import loadtest
+from loadtest.observe import metric_values
 from loadtest.open_loop import load
 from loadtest.recording import Recording
 
@@ -195,9 +196,15 @@ def test_a_search_may_find_nothing() -> None:
 def test_everybody_who_may_be_asked_answers(
     servers: Settings, published: tuple[Path, str], tmp_path: Path
 ) -> None:
-    plan = LoadPlan(tmp_path, rate_per_s=40, duration_s=1, asked=ASKED, shape="spike")
+    plan = LoadPlan(tmp_path, rate_per_s=40, duration_s=1, asked=ASKED, shape="spike", gateways=2)
     with started(plan, published[0], servers=servers) as target:
         result, judgements = load(target, plan)
+        requests = [
+            metric_values(f"{url}/metrics", "flagger_gateway_responses_total", "route")["/v1/score"]
+            for url in target.urls
+        ]
+    assert len(requests) == 2
+    assert min(requests) >= 10
     assert len(judgements) == len(ASKED)
     for asked in ASKED:
         name = "recording-0.json" if asked == GATEWAY else f"recording-{asked}-0.json"
