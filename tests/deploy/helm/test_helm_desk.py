@@ -13,7 +13,7 @@ def test_the_desk_reaches_its_database_and_no_more(everything: Rendering) -> Non
     assert ports("desk") == {53, 5432, 6379}
     assert ports("desk-consumer") == {53, 5432, 6379, 9096, 9196}
     assert ports("alerts") == {53, 443, 465, 587, 9096, 9196}
-    assert ports("labels-watch") == {53, 9096}
+    assert ports("labels-watch") == {53, 9096, 9196}
     for component in ("desk", "desk-consumer", "desk-migrate"):
         pod = dict(everything.pods())[component]
         mounted = {v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
