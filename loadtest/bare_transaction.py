@@ -22,7 +22,6 @@ from loadtest.topic_reader import Records, TopicReader
 
 __all__ = ["BareTransactions", "measure_bare_transactions"]
 
-_TOPIC = "bench-bare"
 _MESSAGES = 32
 _VALUE = b"x" * 300
 _WARM_UP = 200
@@ -49,25 +48,27 @@ def measure_bare_transactions(settings: Settings, count: int = 400) -> BareTrans
     """Make transactions one after the other; the first 200 more only warm up.
 
     Args:
-        settings: Where Kafka is; `partitions` is how many partitions each one writes to.
+        settings: Where Kafka is; `partitions` is how many partitions each one writes to. Topic,
+            group and producer are named after `transactions_topic`.
         count: How many to measure.
     """
     admin = AdminClient(client_config(settings))
-    topic = NewTopic(_TOPIC, num_partitions=settings.partitions)
+    name = f"{settings.transactions_topic}-bare"
+    topic = NewTopic(name, num_partitions=settings.partitions)
     for created in admin.create_topics([topic]).values():
         created.result(_TIMEOUT_S)
-    consumer = Consumer(client_config(settings) | {"group.id": _TOPIC, "enable.auto.commit": False})
+    consumer = Consumer(client_config(settings) | {"group.id": name, "enable.auto.commit": False})
     producer = Producer(
         producer_config(settings)
-        | {"transactional.id": _TOPIC, "linger.ms": 0, "retry.backoff.ms": 2}
+        | {"transactional.id": name, "linger.ms": 0, "retry.backoff.ms": 2}
     )
     parts: list[Records] = []
     done = threading.Event()
     with ExitStack() as stack:
         stack.callback(producer.close)
         stack.callback(consumer.close)
-        group = _joined(consumer)  # the broker knows the topic now
-        reader = TopicReader(settings, _TOPIC, from_end=True)
+        group = _joined(consumer, name)  # the broker knows the topic now
+        reader = TopicReader(settings, name, from_end=True)
         stack.callback(reader.close)
         producer.init_transactions(_TIMEOUT_S)
         while not reader.at_end:
@@ -80,7 +81,9 @@ def measure_bare_transactions(settings: Settings, count: int = 400) -> BareTrans
         follower = threading.Thread(target=follow, name="follower")
         follower.start()
         try:
-            took = [_one(producer, settings, group, n) for n in range(_WARM_UP + count)]
+            took = [
+                _one(producer, name, settings.partitions, group, n) for n in range(_WARM_UP + count)
+            ]
             time.sleep(0.5)  # the last one reaches the reader
         finally:
             done.set()
@@ -91,24 +94,24 @@ def measure_bare_transactions(settings: Settings, count: int = 400) -> BareTrans
     return BareTransactions(np.array(took[_WARM_UP:]) * 1000, latencies_ms)
 
 
-def _joined(consumer: Consumer) -> object:
+def _joined(consumer: Consumer, topic: str) -> object:
     """Join the group; return its metadata, which fences an old member's transactions."""
-    consumer.subscribe([_TOPIC])
+    consumer.subscribe([topic])
     deadline_s = time.monotonic() + _TIMEOUT_S
     while not consumer.assignment():
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"no partition of {_TOPIC} within {_TIMEOUT_S:g} s")
+            raise TimeoutError(f"no partition of {topic} within {_TIMEOUT_S:g} s")
         consumer.poll(0.1)
     return consumer.consumer_group_metadata()
 
 
-def _one(producer: Producer, settings: Settings, group: object, number: int) -> float:
+def _one(producer: Producer, topic: str, partitions: int, group: object, number: int) -> float:
     """Make one transaction; return how many seconds it took, and pause."""
     start_s = time.perf_counter()
     producer.begin_transaction()
     for i in range(_MESSAGES):
-        producer.produce(_TOPIC, _VALUE, partition=i % settings.partitions)
-    offsets = [TopicPartition(_TOPIC, p, number + 1) for p in range(settings.partitions)]
+        producer.produce(topic, _VALUE, partition=i % partitions)
+    offsets = [TopicPartition(topic, p, number + 1) for p in range(partitions)]
     producer.send_offsets_to_transaction(offsets, group, _TIMEOUT_S)
     producer.commit_transaction(_TIMEOUT_S)
     took_s = time.perf_counter() - start_s
