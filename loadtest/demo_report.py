@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from rich.table import Table
 
 from loadtest.demo import DemoResult
-from loadtest.pictures import embedded, plt
+from train.page import embedded, new_figure, png, render
 
 __all__ = ["failures", "summarise", "summary_table", "write_report"]
 
 _LATENCY_TARGET_MS = 100.0
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "demo.html"
+_DPI = 110
 
 
 def _percentiles(values: list[float]) -> dict[str, float]:
@@ -117,7 +117,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
 
 
 def _latency_plot(result: DemoResult) -> str:
-    figure, axes = plt.subplots(figsize=(6.4, 3.2))
+    figure = new_figure(6.4, 3.2)
+    axes = figure.add_subplot()
     gateway = [a.latency_ms for a in result.answers]
     for values, name in ((result.live_latencies_ms, "event to decision"), (gateway, "gateway")):
         if values:
@@ -127,39 +128,36 @@ def _latency_plot(result: DemoResult) -> str:
     axes.set(xlabel="ms", ylabel="% at or below", xlim=(0, 2 * _LATENCY_TARGET_MS))
     axes.grid(alpha=0.3)
     axes.legend()
-    return embedded(figure)
+    return embedded(png(figure, dpi=_DPI))
 
 
 def _throughput_plot(result: DemoResult) -> str:
-    figure, axes = plt.subplots(figsize=(6.4, 3.2))
+    figure = new_figure(6.4, 3.2)
+    axes = figure.add_subplot()
     times = np.array([moment for moment, _ in result.history])
     counts = np.array([count for _, count in result.history])
     axes.plot(times - times[0], counts, marker=".")
     axes.set(xlabel="seconds", ylabel="decisions")
     axes.grid(alpha=0.3)
-    return embedded(figure)
+    return embedded(png(figure, dpi=_DPI))
 
 
 def _score_plot(result: DemoResult) -> str:
-    figure, axes = plt.subplots(figsize=(6.4, 3.2))
+    figure = new_figure(6.4, 3.2)
+    axes = figure.add_subplot()
     for name, color in (("approve", "seagreen"), ("review", "orange"), ("decline", "crimson")):
         scores = [d.score for d in result.decisions if d.decision == name and d.score is not None]
         if scores:
             axes.hist(scores, bins=50, range=(0, 1), label=name, color=color, alpha=0.8)
     axes.set(xlabel="fraud score", ylabel="decisions", yscale="log")
     axes.legend()
-    return embedded(figure)
+    return embedded(png(figure, dpi=_DPI))
 
 
 def write_report(result: DemoResult, summary: dict[str, Any]) -> Path:
     """Write summary.json and report.html to the run's folder; return the report's path."""
     out = result.plan.out
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
     plots = {
         "Latency": _latency_plot(result),
         "Decisions over time, sent as fast as possible": _throughput_plot(result),
@@ -168,8 +166,5 @@ def write_report(result: DemoResult, summary: dict[str, Any]) -> Path:
     flagged = [d for d in result.decisions if d.decision != "approve"]
     flagged.sort(key=lambda d: d.score or 0.0, reverse=True)
     path = out / "report.html"
-    page = environment.get_template("demo.html").render(
-        summary=summary, plots=plots, flagged=flagged[:20]
-    )
-    path.write_text(page)
+    path.write_text(render(_TEMPLATE, summary=summary, plots=plots, flagged=flagged[:20]))
     return path

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from loadtest.bench_result import BenchResult, machine
-from loadtest.pictures import plt, png
 from loadtest.recording import Recording, quantile
 from loadtest.slo import P99_LIMIT_MS
+from train.page import embedded, new_figure, png, render
 
 __all__ = ["write_load_report"]
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "loadtest.html"
+_DPI = 110
 _LEAST_MS = 0.1
 
 
@@ -28,24 +27,18 @@ def write_load_report(out: Path, result: BenchResult, recordings: dict[str, Reco
         result: The figures of all runs, with `verdicts` and `reasons` in its settings.
         recordings: Every request of each run, by the run's name.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
     pictures = {
         "Latency, from when a request was due": ("latency", _spread(recordings)),
         "Second by second": ("seconds", _over_time(recordings)),
     }
     for name, picture in pictures.values():
         (out / f"{result.scenario}-{name}.png").write_bytes(picture)
-    page = environment.get_template("loadtest.html").render(
+    page = render(
+        _TEMPLATE,
         result=result,
         machine=machine(),
         limit_ms=P99_LIMIT_MS,
-        pictures={
-            title: base64.b64encode(picture).decode() for title, (_, picture) in pictures.items()
-        },
+        pictures={title: embedded(picture) for title, (_, picture) in pictures.items()},
     )
     path = out / f"{result.scenario}.html"
     path.write_text(page)
@@ -54,7 +47,8 @@ def write_load_report(out: Path, result: BenchResult, recordings: dict[str, Reco
 
 def _spread(recordings: dict[str, Recording]) -> bytes:
     """Draw the share of requests that took longer, down to one in ten thousand."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.6))
+    figure = new_figure(6.4, 3.6)
+    axes = figure.add_subplot()
     for name, recording in recordings.items():
         ordered = np.sort(np.array(recording.latencies_ms))
         if len(ordered):
@@ -67,9 +61,8 @@ def _spread(recordings: dict[str, Recording]) -> bytes:
 
 
 def _over_time(recordings: dict[str, Recording]) -> bytes:
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(6.4, 4.4), sharex=True, height_ratios=(3, 1)
-    )
+    figure = new_figure(6.4, 4.4)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for name, recording in recordings.items():
         seconds = recording.by_second_ms()
         x = np.arange(len(seconds))
@@ -88,4 +81,4 @@ def _over_time(recordings: dict[str, Recording]) -> bytes:
 def _finished(figure: Any, axes: Any, legend_at: str) -> bytes:
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="x-small", loc=legend_at)
-    return png(figure)
+    return png(figure, dpi=_DPI)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from flagger.drift import NAMES, WATCHED, WINDOW_ROWS, DriftLimits
 from flagger.features import CATEGORY_FIELDS
 from train.drift_check import DriftReport
+from train.page import embedded, new_figure, png, render
 
 __all__ = ["columns_of", "write_drift_report"]
 
@@ -55,8 +51,7 @@ def _fields_of(report: DriftReport) -> list[dict[str, Any]]:
 
 
 def _picture(report: DriftReport, limits: DriftLimits) -> str:
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4.5)
     axes = figure.add_subplot()
     psi = np.where(WATCHED, np.array(report.psi), 0.0)
     for column in np.argsort(-psi.max(axis=0))[:_LINES]:
@@ -66,9 +61,7 @@ def _picture(report: DriftReport, limits: DriftLimits) -> str:
         axes.axvline(report.injected_at, color="grey", linestyle=":", label="drift begins")
     axes.set(xlabel="transactions", ylabel="PSI", ylim=(0.0, None))
     axes.legend(fontsize="small")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=90)
-    return base64.b64encode(image.getvalue()).decode()
+    return embedded(png(figure, dpi=90))
 
 
 def write_drift_report(out: Path, report: DriftReport, limits: DriftLimits, data: str) -> None:
@@ -90,12 +83,8 @@ def write_drift_report(out: Path, report: DriftReport, limits: DriftLimits, data
     }
     text = json.dumps(content, indent=2, allow_nan=False)
     (out / "drift.json").write_text(text + "\n", encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("drift_report.html").render(
+    page = render(
+        Path(__file__).with_name("drift_report.html"),
         r=report,
         data=data,
         limits=limits,

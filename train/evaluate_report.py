@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from train.alert_times import BACKLOG_S, AlertTimes
 from train.evaluate import TREES, Evaluation
+from train.page import embedded, new_figure, png, render
 from train.period_measures import MEASURES
 
 __all__ = ["Extras", "write_evaluation"]
@@ -95,12 +91,9 @@ _PLOTS: dict[str, Callable[[Axes, Evaluation], None]] = {
 
 
 def _picture(draw: Callable[[Axes, Evaluation], None], evaluation: Evaluation) -> str:
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 4.8)
     draw(figure.add_subplot(), evaluation)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
-    return base64.b64encode(image.getvalue()).decode()
+    return embedded(png(figure, dpi=130))
 
 
 @dataclass(frozen=True)
@@ -135,12 +128,8 @@ def write_evaluation(out: Path, evaluation: Evaluation, extras: Extras | None = 
     content = evaluation.measures | {name: part for name, part in further.items() if part}
     text = json.dumps(content, indent=2, allow_nan=False)
     (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("evaluate_report.html").render(
+    page = render(
+        Path(__file__).with_name("evaluate_report.html"),
         m=evaluation.measures,
         trees=TREES,
         measures=MEASURES,
