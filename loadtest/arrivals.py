@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONSTANT", "SHAPES", "due_times_s", "mean_share"]
+__all__ = ["CONSTANT", "SHAPES", "due_times_s"]
 
 CONSTANT = "constant"
 _WAVES = 10
@@ -39,30 +39,10 @@ def due_times_s(shape: str, rate_per_s: float, duration_s: float) -> NDArray[np.
     """
     times, shares = np.array(SHAPES[shape]).T
     grid = np.union1d(np.linspace(0.0, 1.0, _GRID), times)
-    # A step is two points at one time: between grid points the rate is that just after the left one
-    # and just before the right one.
-    after, before = _at(grid[:-1], times, shares, "right"), _at(grid[1:], times, shares, "left")
-    due = np.concatenate([[0.0], np.cumsum((after + before) / 2 * np.diff(grid))])
+    # Exact: between two grid points the rate is a straight line, and a step is on one of them.
+    middles = (grid[1:] + grid[:-1]) / 2
+    due = np.concatenate([[0.0], np.cumsum(np.interp(middles, times, shares) * np.diff(grid))])
     due *= rate_per_s * duration_s
     count = int(np.ceil(due[-1] - 1e-6))
     found: NDArray[np.float64] = np.interp(np.arange(count), due, grid) * duration_s
-    return found
-
-
-def mean_share(shape: str) -> float:
-    """Return a shape's mean rate as a share of its highest."""
-    times, shares = np.array(SHAPES[shape]).T
-    return float(((shares[1:] + shares[:-1]) / 2 * np.diff(times)).sum())
-
-
-def _at(
-    x: NDArray[np.float64], times: NDArray[np.float64], shares: NDArray[np.float64], side: str
-) -> NDArray[np.float64]:
-    """Return the shares at x; of two points at one time, the one on that side of it."""
-    right = np.searchsorted(times, x, side="right" if side == "right" else "left")
-    right = np.clip(right, 1, len(times) - 1)
-    left = right - 1
-    width = np.maximum(times[right] - times[left], 1e-12)
-    weight = np.clip((x - times[left]) / width, 0.0, 1.0)
-    found: NDArray[np.float64] = shares[left] * (1 - weight) + shares[right] * weight
     return found

@@ -7,16 +7,13 @@ What a payment service would write first: no features, no state, no Kafka, no ke
 
 from __future__ import annotations
 
-import time
 from functools import cache
 
 import msgspec
-from locust import FastHttpUser, task
+from locust import task
 
-from loadtest.open_loop_user import OpenLoopUser, made_up_rows
+from loadtest.open_loop_user import OpenLoopHttpUser, made_up_rows
 from loadtest.payments import Checked
-
-_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
 
 class Scored(msgspec.Struct):
@@ -30,10 +27,9 @@ def _bodies(columns: int) -> list[str]:
     return [msgspec.json.encode({"row": row.tolist()}).decode() for row in made_up_rows(columns)]
 
 
-class InProcess(OpenLoopUser, FastHttpUser):
+class InProcess(OpenLoopHttpUser):
     """A connection to the service."""
 
-    network_timeout = connection_timeout = 5.0
     host = "http://127.0.0.1:8090"
 
     def on_start(self) -> None:
@@ -48,18 +44,12 @@ class InProcess(OpenLoopUser, FastHttpUser):
         due_s = self.next_turn_s()
         self._sent += 1
         body = self._bodies[self._sent % len(self._bodies)]
-        sent_s = time.perf_counter()
-        with self.client.post(
-            "/score-row", data=body, headers=_HEADERS, catch_response=True
-        ) as response:
-            done_s = time.perf_counter()
-            fault = _fault(response.status_code, response.content or b"")
-            response.request_meta["response_time"] = (done_s - due_s) * 1000
-            if fault:
-                response.failure(fault)
-            else:
-                response.success()
-        self.record(due_s, sent_s, done_s, Checked(fault, "model"))
+        posted = self.post(due_s, "/score-row", body, _check)
+        self.record(due_s, posted.sent_s, posted.done_s, posted.checked)
+
+
+def _check(status: int, answer: bytes) -> Checked:
+    return Checked(_fault(status, answer), "model")
 
 
 def _fault(status: int, answer: bytes) -> str:

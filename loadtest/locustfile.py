@@ -10,26 +10,23 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from locust import FastHttpUser, task
+from locust import task
 
-from loadtest.open_loop_user import OpenLoopUser
+from loadtest.open_loop_user import OpenLoopHttpUser
 from loadtest.payments import check, stages_ms
 
 logger = logging.getLogger(__name__)
 
-_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-if _key := os.environ.get("GATEWAY_API_KEY"):
-    _HEADERS["Authorization"] = f"Bearer {_key}"
+_key = os.environ.get("GATEWAY_API_KEY")
+_HEADERS = {"Authorization": f"Bearer {_key}"} if _key else {}
 
 
-class Payer(OpenLoopUser, FastHttpUser):
+class Payer(OpenLoopHttpUser):
     """A connection of the payment service: sends what is due, then waits for its next turn."""
 
-    network_timeout = connection_timeout = 5.0
     host = "http://127.0.0.1:8080"
     made: ClassVar[Iterator[int]] = itertools.count()
 
@@ -45,21 +42,22 @@ class Payer(OpenLoopUser, FastHttpUser):
         due_s = self.next_turn_s()
         payments = self.arrivals.payments
         payment = payments.next()
-        sent_s = time.perf_counter()
-        with self.client.post(
-            "/v1/score", data=payment.body.decode(), headers=_HEADERS, catch_response=True
-        ) as response:
-            done_s = time.perf_counter()
-            answer = response.content or b""
-            checked = check(response.status_code, answer, payment)
-            fault = checked.fault
-            response.request_meta["response_time"] = (done_s - due_s) * 1000
-            if fault:
-                response.failure(fault)
-            else:
-                response.success()
-            stages = stages_ms((response.headers or {}).get("server-timing", ""))
-        self.record(due_s, sent_s, done_s, checked, is_repeat=bool(payment.answer), stages=stages)
+        posted = self.post(
+            due_s,
+            "/v1/score",
+            payment.body.decode(),
+            lambda status, answer: check(status, answer, payment),
+            _HEADERS,
+        )
+        answer, fault = posted.answer, posted.checked.fault
+        self.record(
+            due_s,
+            posted.sent_s,
+            posted.done_s,
+            posted.checked,
+            is_repeat=bool(payment.answer),
+            stages=stages_ms(posted.headers.get("server-timing", "")),
+        )
         if not fault and not payment.answer:
             payments.answered(payment, answer)
         if fault and payment.answer:

@@ -105,7 +105,8 @@ def _measure(
     """Ask one of them once; its figures have its name in front if there are others."""
     before, start_s, cpu_s = target.decided(), time.monotonic(), others_cpu_s()
     clock = CpuClock(target.pids)
-    memory = {part: memory_mib(pid) for part, pid in target.pids.items()}
+    growing = {p: target.pids[p] for p in (GATEWAY, "streamer") if p in target.pids}
+    memory = {part: memory_mib(pid) for part, pid in growing.items()}
     recording = run_locust(target, plan, run, asked)
     cores, elapsed_s = clock.cores(), time.monotonic() - start_s
     streamed_per_s = (target.decided() - before) / elapsed_s
@@ -115,9 +116,8 @@ def _measure(
         add_decisions(result, recording)
     for part, busy in cores.items():
         result.add(f"{prefix}CPU {part}", busy, "cores")
-    for part in sorted(memory.keys() & {GATEWAY, "streamer"}):
-        grown = memory_mib(target.pids[part]) - memory[part]
-        result.add(f"{prefix}memory {part}, grown", grown, "MiB")
+    for part, pid in growing.items():
+        result.add(f"{prefix}memory {part}, grown", memory_mib(pid) - memory[part], "MiB")
     share, others_cores = 1.0, 0.0
     if target.streamer_metrics_url:  # elsewhere the gateway itself would be an other program
         others_cores = max(others_cpu_s() - cpu_s, 0.0) / elapsed_s
@@ -126,7 +126,7 @@ def _measure(
         result.add(f"{prefix}streamer decided", streamed_per_s, "tx/s")
         share = streamed_per_s / plan.stream_rate_per_s
     judgement = judge(recording, streamed_share=share, others_cores=others_cores)
-    reasons = tuple(f"{prefix}{reason}" if prefix else reason for reason in judgement.reasons)
+    reasons = tuple(f"{prefix}{reason}" for reason in judgement.reasons)
     return recording, Judgement(judgement.verdict, reasons)
 
 

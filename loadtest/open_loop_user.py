@@ -12,14 +12,15 @@ import gc
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from locust import events
+from locust import FastHttpUser, events
 from locust.exception import StopUser
 from numpy.typing import NDArray
 
@@ -27,8 +28,9 @@ from loadtest.arrivals import CONSTANT, SHAPES, due_times_s
 from loadtest.payments import Checked, PaymentMaker
 from loadtest.recording import Recording
 
-__all__ = ["OpenLoopUser", "Run", "made_up_rows"]
+__all__ = ["OpenLoopHttpUser", "OpenLoopUser", "Posted", "Run", "made_up_rows"]
 
+_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _HEAD_START_S = 1.0
 """From the start of the run to the first request: all users are there by then."""
 _ROWS = 100
@@ -178,3 +180,48 @@ class OpenLoopUser:
             exception=RuntimeError(fault) if fault else None,
             context={},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A request that was answered, or not.
+
+    Attributes:
+        sent_s: When it was sent.
+        done_s: When its answer was there.
+        answer: The answer's body; empty if none came.
+        headers: The answer's.
+        checked: What it is worth.
+    """
+
+    sent_s: float
+    done_s: float
+    answer: bytes
+    headers: Mapping[str, str]
+    checked: Checked
+
+
+class OpenLoopHttpUser(OpenLoopUser, FastHttpUser):
+    """One connection to an HTTP server."""
+
+    abstract = True
+    network_timeout = connection_timeout = 5.0
+
+    def post(
+        self, due_s: float, path: str, body: str, check: Callable[[int, bytes], Checked],
+        headers: Mapping[str, str] | None = None,
+    ) -> Posted:  # fmt: skip
+        """Send JSON; `check` gets the status (0: no answer) and the body."""
+        sent_s = time.perf_counter()
+        with self.client.post(
+            path, data=body, headers=_HEADERS | dict(headers or {}), catch_response=True
+        ) as response:
+            done_s = time.perf_counter()
+            answer = response.content or b""
+            checked = check(response.status_code, answer)
+            response.request_meta["response_time"] = (done_s - due_s) * 1000
+            if checked.fault:
+                response.failure(checked.fault)
+            else:
+                response.success()
+            return Posted(sent_s, done_s, answer, response.headers or {}, checked)

@@ -37,9 +37,9 @@ class CpuClock:
         found = {}
         for name, pid in self._pids.items():
             process = psutil.Process(pid)
-            others = [] if pid == os.getpid() else process.children(recursive=True)
-            times = [p.cpu_times() for p in (process, *others)]
-            found[name] = float(sum(t.user + t.system for t in times))
+            found[name] = _cpu_s(process) + (
+                0.0 if pid == os.getpid() else _childrens_cpu_s(process)
+            )
         return found
 
 
@@ -48,12 +48,22 @@ def others_cpu_s() -> float:
     machine, me = psutil.cpu_times(), psutil.Process()
     busy_s: float = sum(machine[:3]) + sum(machine[5:8])  # without idle and waiting for disks
     mine = me.cpu_times()
-    own_s: float = mine.user + mine.system + mine.children_user + mine.children_system
-    for child in me.children(recursive=True):
+    ended_s: float = mine.children_user + mine.children_system
+    return busy_s - _cpu_s(me) - ended_s - _childrens_cpu_s(me)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _childrens_cpu_s(process: psutil.Process) -> float:
+    """Return the CPU time of the child processes, theirs included, that have not ended."""
+    used_s = 0.0
+    for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            times = child.cpu_times()
-            own_s += times.user + times.system
-    return busy_s - own_s
+            used_s += _cpu_s(child)
+    return used_s
 
 
 def memory_mib(pid: int) -> float:

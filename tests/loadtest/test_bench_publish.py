@@ -231,7 +231,7 @@ def test_a_lower_threshold_flags_the_wanted_share(
     monkeypatch.setattr("loadtest.flag_more._ASKING_S", 3.0)
     repository = served.model_repository
     with serve() as gateway:
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         threshold = flag_more(repository, port, gateway.api_key, 0.3)
         maker = PaymentMaker(uuid.uuid4().hex, seed=2, busy_share=0.3)
         bodies = [maker.new().body for _ in range(200)]
