@@ -210,22 +210,19 @@ class OutputWriter:
     def write_refused_entries(self, refused: Sequence[tuple[Message, BadMessageError]]) -> None:
         """Write messages of the side logs that are no entries to the dead-letter topic."""
         for message, error in refused:
-            self._sink.dead_letter(
-                message.value() or b"",
-                topic=message.topic(),
-                place=(message.partition(), message.offset()),
-                error=error,
-            )
-            self._metrics.dead_lettered.inc()
+            place = (message.partition(), message.offset())
+            self._write_dead_letter(message.value() or b"", message.topic(), place, error)
 
     def _dead_letter(self, segment: Segment, place: int, error: Exception) -> None:
         polled = segment.polled
-        self._sink.dead_letter(
-            polled.original(place),
-            topic=self._settings.transactions_topic,
-            place=(int(polled.partition[place]), int(polled.offset[place])),
-            error=error,
-        )
+        where = (int(polled.partition[place]), int(polled.offset[place]))
+        topic = self._settings.transactions_topic
+        self._write_dead_letter(polled.original(place), topic, where, error)
+
+    def _write_dead_letter(
+        self, value: bytes, topic: str, place: tuple[int, int], error: Exception
+    ) -> None:
+        self._sink.dead_letter(value, topic=topic, place=place, error=error)
         self._metrics.dead_lettered.inc()
 
 

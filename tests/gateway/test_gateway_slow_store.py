@@ -13,12 +13,13 @@ pytestmark = pytest.mark.anyio
 Body = Callable[..., dict[str, Any]]
 
 
+async def fail(*_args: Any) -> None:
+    raise StateStoreError("slow for a moment")
+
+
 async def test_a_slow_read_on_another_replica_gives_no_second_decision(
     start_gateway: Any, body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_args: Any) -> None:
-        raise StateStoreError("slow for a moment")
-
     async with start_gateway() as one, start_gateway() as other:
         first = await one.post(body())
         monkeypatch.setattr(other.state, "admit", fail)
@@ -32,10 +33,6 @@ async def test_what_the_log_had_first_stays_the_decision(
     start_gateway: Any, body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replica that neither read nor claimed in time decides again, and learns it at the end."""
-
-    async def fail(*_args: Any) -> None:
-        raise StateStoreError("slow for a moment")
-
     async with start_gateway() as one, start_gateway() as other:
         first = await one.post(body())
         with monkeypatch.context() as patch:
@@ -52,9 +49,6 @@ async def test_what_the_log_had_first_stays_the_decision(
 async def test_claim_that_failed_is_made_good_by_the_mark(
     gateway: Any, body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_args: Any) -> None:
-        raise StateStoreError("down for a moment")
-
     with monkeypatch.context() as patch:
         patch.setattr(gateway.state, "claim", fail)
         first = await gateway.post(body())
