@@ -29,6 +29,9 @@ from gateway.shadow import GatewayShadow
 
 __all__ = ["open_door"]
 
+_GC_THRESHOLD = 50_000
+"""New objects between two collections of the young ones: a hundred requests' worth."""
+
 
 @contextlib.asynccontextmanager
 async def open_door(
@@ -59,6 +62,7 @@ async def open_door(
         # What is loaded stays: a full collection that looks through it takes 60 ms.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD)
         yield door
 
 

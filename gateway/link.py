@@ -20,6 +20,7 @@ from valkey.asyncio.connection import parse_url
 from valkey.exceptions import ValkeyError
 
 from flagger.errors import ConfigurationError, StateStoreError
+from gateway.expiry import Expiry
 
 __all__ = ["Command", "Script", "ValkeyLink", "require"]
 
@@ -141,6 +142,7 @@ class ValkeyLink:
         self._tls = _tls_context(self._options) if url.startswith(("valkeys", "rediss")) else None
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
+        self._expiry = Expiry()
 
     async def call(self, what: str, commands: list[Command], timeout_ms: float) -> list[Any]:
         """Send commands in one piece and return their replies, in order.
@@ -153,12 +155,15 @@ class ValkeyLink:
         Raises:
             StateStoreError: No answer in time. Error replies are returned: see `require`.
         """
+        end_s = time.monotonic() + timeout_ms / 1000
         try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                connection = self._connection
-                if connection is None or not connection.is_open or connection.is_stuck:
+            connection = self._connection
+            if connection is None or not connection.is_open or connection.is_stuck:
+                async with asyncio.timeout(timeout_ms / 1000):
                     connection = await self._connect()
-                return await connection.send(commands)
+            replies = connection.send(commands)
+            self._expiry.limit(replies, end_s - time.monotonic())
+            return await replies
         except TimeoutError as error:
             raise StateStoreError(f"Valkey did not {what} within {timeout_ms:.0f} ms.") from error
         except (ValkeyError, OSError) as error:

@@ -99,7 +99,8 @@ class Pending:
                 entries["offset"] < record["applied_offset"]
             )
             # Its place in the log was never noted, but the record remembers its id.
-            included |= unwritten & np.isin(entries["transaction_key"], record["ids"])
+            kept = entries["transaction_key"][:, np.newaxis] == record["ids"]
+            included |= unwritten & kept.any(axis=1)
         before = entries[~included & (entries["place"] < entries["place"][own])]
         gone = entries["transaction_key"][included & ~own].tobytes()
         return cls(

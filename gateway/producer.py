@@ -20,6 +20,7 @@ from flagger.errors import FlaggerError
 from flagger.kafka import ConnectionTrouble, producer_config
 from flagger.settings import Settings
 from flagger.tracing import trace_headers
+from gateway.expiry import Expiry
 
 __all__ = ["TransactionLog", "TransactionLogError"]
 
@@ -66,6 +67,7 @@ class TransactionLog:
             logger=logger,
         )
         self._loop = asyncio.get_running_loop()
+        self._expiry = Expiry()
         self._stopping = False
         self._poller = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
         self._poller.start()
@@ -97,8 +99,8 @@ class TransactionLog:
             self._producer.produce(
                 topic, value, key, on_delivery=on_delivery, headers=trace_headers()
             )
-            async with asyncio.timeout(timeout_ms / 1000):
-                return await acknowledged
+            self._expiry.limit(acknowledged, timeout_ms / 1000)
+            return await acknowledged
         except TimeoutError as error:
             raise TransactionLogError(
                 f"Kafka did not acknowledge within {timeout_ms:.0f} ms."

@@ -15,7 +15,13 @@ from flagger.features.program import compile_program
 from flagger.features.rows import score_rows
 from flagger.features.updates import apply_activity, apply_labels, hash_rows
 from flagger.state.records import CUSTOMER, TERMINAL
-from flagger.state.table import EntityTable
+from flagger.state.table import (
+    BLANK_CUSTOMER,
+    BLANK_TERMINAL,
+    EntityTable,
+    RowView,
+    copied_view,
+)
 
 __all__ = ["ActivityBatch", "FeatureEngine", "FeatureRows", "LogPositions"]
 
@@ -113,8 +119,8 @@ class FeatureEngine:
         return self._run(
             batch,
             positions or LogPositions.none(len(batch)),
-            self.customers,
-            self.terminals,
+            self.customers.view(batch.customer_key),
+            self.terminals.view(batch.terminal_key),
             count_at_terminals=count_at_terminals,
         )
 
@@ -131,21 +137,20 @@ class FeatureEngine:
             customers: The CUSTOMER records that exist among the batch's customers.
             terminals: The TERMINAL records that exist among the batch's terminals.
         """
-        tables = []
-        for dtype, records in ((CUSTOMER, customers), (TERMINAL, terminals)):
-            table = EntityTable(dtype, initial_rows=len(batch))
-            table.load(records)
-            tables.append(table)
         return self._run(
-            batch, LogPositions.none(len(batch)), tables[0], tables[1], count_at_terminals=False
+            batch,
+            LogPositions.none(len(batch)),
+            copied_view(BLANK_CUSTOMER, customers, batch.customer_key),
+            copied_view(BLANK_TERMINAL, terminals, batch.terminal_key),
+            count_at_terminals=False,
         )
 
     def _run(
         self,
         batch: TransactionBatch,
         positions: LogPositions,
-        customers: EntityTable,
-        terminals: EntityTable,
+        customers: RowView,
+        terminals: RowView,
         *,
         count_at_terminals: bool,
     ) -> FeatureRows:
@@ -153,8 +158,6 @@ class FeatureEngine:
         rows = np.empty((n, len(CATALOGUE)), dtype=np.float32)
         flags = np.empty(n, dtype=np.uint8)
         program = self._program
-        customer_rows = customers.rows_of(batch.customer_key)
-        terminal_rows = terminals.rows_of(batch.terminal_key)
         score_rows(
             program.ops,
             program.arguments,
@@ -168,8 +171,8 @@ class FeatureEngine:
                 batch.amount,
                 batch.category_keys,
             ),
-            (customers.records, customers.dirty, customer_rows),
-            (terminals.records, terminals.dirty, terminal_rows),
+            customers,
+            terminals,
             (positions.partition, positions.offset),
             count_at_terminals,
             rows,

@@ -14,7 +14,17 @@ import numpy.typing as npt
 from flagger.compiled import kernel
 from flagger.state.records import CUSTOMER, NEW_BUCKET, STATE_VERSION, TERMINAL
 
-__all__ = ["EntityTable", "find_row"]
+__all__ = [
+    "BLANK_CUSTOMER",
+    "BLANK_TERMINAL",
+    "EntityTable",
+    "RowView",
+    "copied_view",
+    "find_row",
+]
+
+RowView = tuple[npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.int32]]
+"""What the kernels read and move: records, a dirty flag for each, and the row of each key."""
 
 _INITIAL_ROWS = 1_024
 _EMPTY = -1
@@ -95,6 +105,10 @@ def _blank_record(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return blank
 
 
+BLANK_CUSTOMER, BLANK_TERMINAL = _blank_record(CUSTOMER), _blank_record(TERMINAL)
+"""A record without history and without a key, shape [1]."""
+
+
 class EntityTable:
     """Records of one kind of entity, found by key.
 
@@ -113,7 +127,7 @@ class EntityTable:
         self.dirty: npt.NDArray[np.uint8] = np.zeros(initial_rows, dtype=np.uint8)
         self._used: npt.NDArray[np.uint32] = np.zeros(initial_rows, dtype=np.uint32)
         self._clock = 0
-        self._blank = _blank_record(dtype)
+        self._blank = BLANK_CUSTOMER if dtype == CUSTOMER else BLANK_TERMINAL
         self._index = np.full(1 << (2 * initial_rows).bit_length(), _EMPTY, dtype=np.int32)
         self._count = 0
 
@@ -134,6 +148,11 @@ class EntityTable:
         self._clock += 1
         self._used[rows] = self._clock
         return rows
+
+    def view(self, keys: npt.NDArray[np.uint64]) -> RowView:
+        """Return the table and the row of each key; unknown keys get a blank record."""
+        rows = self.rows_of(keys)  # first: it may move the records
+        return self.records, self.dirty, rows
 
     def touch(self, keys: npt.NDArray[np.uint64]) -> None:
         """Take note that these keys are in use; `evict` takes others first."""
@@ -217,3 +236,26 @@ def _grown(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
     grown = np.zeros(capacity, dtype=array.dtype)
     grown[: len(array)] = array
     return grown
+
+
+def copied_view(
+    blank: npt.NDArray[Any], records: npt.NDArray[Any], keys: npt.NDArray[np.uint64]
+) -> RowView:
+    """Return copies of the records of these keys, as `EntityTable.view` would of a table of them.
+
+    Args:
+        blank: For keys without a record: BLANK_CUSTOMER or BLANK_TERMINAL.
+        records: Those that exist, of the same kind.
+        keys: uint64 [n].
+    """
+    places: dict[int, int] = {}
+    rows = np.array([places.setdefault(key, len(places)) for key in keys.tolist()], dtype=np.int32)
+    # As bytes: numpy copies records field by field, which takes longer than all the rest.
+    size = blank.itemsize
+    copies = bytearray(blank.tobytes() * len(places))
+    for key, record in zip(records["key"].tolist(), records, strict=True):
+        if key in places:
+            copies[places[key] * size : (places[key] + 1) * size] = record.tobytes()
+    found = np.frombuffer(copies, dtype=blank.dtype)
+    found["key"] = list(places)
+    return found, np.zeros(len(places), dtype=np.uint8), rows
