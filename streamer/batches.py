@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flagger.errors import ModelRefusedError, ModelUnavailableError, StateStoreError
-from flagger.features import ALREADY_APPLIED, DUPLICATE, LATE
+from flagger.features import ALREADY_APPLIED, DUPLICATE, LATE, MOVED
 from flagger.live_rulebook import LiveRulebook
 from flagger.triton import PendingScores
 from streamer.canary import CanaryPart
@@ -165,6 +165,7 @@ class Batches:
         self._metrics.duplicates.inc(int(repeated.sum()))
         self._metrics.forwarded_repeats.inc(sum(repeated[row] for row in segment.decoded.decided))
         self._metrics.late.inc(int((live & (flags & LATE != 0)).sum()))
+        self._metrics.moved.inc(int((live & (flags & MOVED != 0)).sum()))
         if len(rows):
             self._metrics.batch_rows.observe(len(rows))
         while len(self._in_flight) > self._max_in_flight:

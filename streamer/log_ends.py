@@ -118,6 +118,18 @@ class LogEnds:
             raise StackError(f"Kafka did not tell where {topic} ends: {error}.") from error
         return int(begin), int(end)
 
+    def partitions(self, topic: str, timeout_s: float = _TIMEOUT_S) -> int:
+        """Return how many partitions a topic has now.
+
+        Raises:
+            StackError: The broker did not answer.
+        """
+        try:
+            found = self._consumer.list_topics(topic, timeout=timeout_s)
+        except KafkaException as error:
+            raise StackError(f"Kafka did not describe {topic}: {error}.") from error
+        return len(found.topics[topic].partitions)
+
     def close(self) -> None:
         """Close the connection."""
         self._consumer.close()

@@ -109,6 +109,7 @@ class StreamerMetrics:
         "removed_unread", "Messages that Kafka removed before they were read", "topic"
     )
     late = _counter("late", "Transactions older than their customer's newest one")
+    moved = _counter("moved", "Transactions whose customer's last one stood in another partition")
     too_late = _gauge(
         "too_late", "Labels and terminal counts that had already left the terminal's ring"
     )

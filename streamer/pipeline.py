@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from flagger.errors import StateStoreError
+from flagger.errors import StackError, StateStoreError
 from flagger.live import LiveModel
 from flagger.live_rulebook import LiveRulebook
 from flagger.models import ModelVersion
@@ -168,6 +168,9 @@ class Pipeline:
         if (trials := self._tried.changed()) is not None:
             self._settle()
             self._tried.apply(trials)
+        if (growth := self._source.growth()) is not None:
+            self._hand_over()  # customers have moved: others need their records now
+            raise StackError(growth)
 
     def _take(self, segment: Segment | None) -> None:
         """Process the new segment, or as much of it and of those held as is due."""

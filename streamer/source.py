@@ -37,6 +37,9 @@ _IDLE_S = 2.0
 _STUCK_S = 15.0
 """Nor does one that gave nothing for so long though its end is further: a transaction of somebody's
 hangs there."""
+_GROWTH_CHECK_S = 30.0
+"""A topic that has grown is noticed after so long."""
+_GROWTH_ANSWER_S = 1.0
 _FETCH_WAIT_MS = 10
 """A fetch that waits at the broker knows nothing of partitions that joined it later."""
 _FETCH_BACKOFF_MS = 10
@@ -93,12 +96,17 @@ class TransactionSource:
         self._rebalances = 0
         self._closing = False
         self._ends = LogEnds(settings, on_removed)
+        self._n_partitions = self._ends.partitions(self._topic)
+        self._counted_s = time.monotonic()
         self._group = GroupProgress(settings, self._payloads)
+        # Who comes back under the name that it had gets the partitions that it had, and no others:
+        # where there are more now, nobody would ever read them.
+        member = f"{settings.consumer_group}-{settings.instance}-of-{self._n_partitions}"
         self._consumer = Consumer(
             client_config(settings)
             | {
                 "group.id": settings.consumer_group,
-                "group.instance.id": f"{settings.consumer_group}-{settings.instance}",
+                "group.instance.id": member,
                 "session.timeout.ms": _SESSION_TIMEOUT_MS,
                 "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
                 "enable.auto.commit": False,
@@ -228,6 +236,26 @@ class TransactionSource:
             if end is not None:
                 behind += max(end[1] - self._blank.get(p, 0) - committed.get(p, 0), 0)
         return behind
+
+    def growth(self) -> str | None:
+        """Return why this consumer cannot go on once its topic has more partitions than it knows.
+
+        Asks the broker every `_GROWTH_CHECK_S` seconds.
+        """
+        now_s = time.monotonic()
+        if now_s - self._counted_s < _GROWTH_CHECK_S:
+            return None
+        self._counted_s = now_s
+        try:
+            count = self._ends.partitions(self._topic, _GROWTH_ANSWER_S)
+        except StackError:  # those who need the broker say so
+            return None
+        if count <= self._n_partitions:
+            return None
+        return (
+            f"Topic {self._topic} has {count} partitions now and had {self._n_partitions} when "
+            f"this streamer started. Start it again: it reads all of them then."
+        )
 
     def pause_only(self, partitions: set[int]) -> None:
         """Stop reading these partitions and go on with all others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 
 from confluent_kafka import KafkaError, KafkaException
@@ -35,8 +36,11 @@ def ensure_topics(
 ) -> None:
     """Create the topics that are missing; check that those there fit together.
 
+    Decisions and alerts get as many partitions as the transactions have, and may have more: they
+    have to grow first.
+
     Args:
-        settings: Names and number of partitions.
+        settings: Names, and partitions of the transactions where that topic is missing.
         replication: Copies of each partition; -1: the broker's default.
         timeout_s: How long to wait for a first answer.
 
@@ -45,26 +49,19 @@ def ensure_topics(
         BrokerAwayError: The broker does not answer, or is not ready.
         StackError: It refuses to list or create the topics.
     """
-    shape = {
-        settings.transactions_topic: (settings.partitions, MAX_TRANSACTION_BYTES),
-        settings.decisions_topic: (settings.partitions, MAX_MESSAGE_BYTES),
-        settings.alerts_topic: (settings.partitions, MAX_MESSAGE_BYTES),
-        # One partition: their offsets order all labels (activity) and stand in terminals' records.
-        settings.labels_topic: (1, MAX_MESSAGE_BYTES),
-        settings.activity_topic: (1, MAX_MESSAGE_BYTES),
-        settings.dead_letter_topic: (1, MAX_MESSAGE_BYTES),
-    }
     try:
         admin, found = connect(settings, AdminClient, KafkaException, timeout_s)
+        partitions = {name: len(topic.partitions) for name, topic in found.items()}
+        shape = _shape(settings, partitions)
         missing = [
             NewTopic(
                 name,
-                num_partitions=partitions,
+                num_partitions=count,
                 replication_factor=replication,
                 config={"max.message.bytes": str(limit)},
             )
-            for name, (partitions, limit) in shape.items()
-            if name not in found
+            for name, (count, limit) in shape.items()
+            if name not in partitions
         ]
         for future in admin.create_topics(missing).values() if missing else ():
             _require_created(future)
@@ -74,18 +71,33 @@ def ensure_topics(
             f"Kafka at {settings.kafka_bootstrap_servers} did not list or create the topics: "
             f"{error}. Check the address and this user's rights."
         ) from error
-    partitions = {name: len(found[name].partitions) for name in shape if name in found}
     for name in (settings.labels_topic, settings.activity_topic):
         if partitions.get(name, 1) != 1:
             raise ConfigurationError(f"Topic {name} has {partitions[name]} partitions; it needs 1.")
-    transactions = partitions.get(settings.transactions_topic, settings.partitions)
+    wanted, _ = shape[settings.transactions_topic]
     for name in (settings.decisions_topic, settings.alerts_topic):
-        if partitions.get(name, settings.partitions) != transactions:
+        if partitions.get(name, wanted) < wanted:
             raise ConfigurationError(
-                f"Topic {name} has not as many partitions as {settings.transactions_topic} "
-                f"({transactions}); decisions stand in the partition of their transaction. Set "
-                f"FLAGGER_PARTITIONS={transactions} or create {name} anew."
+                f"Topic {name} has {partitions[name]} partitions and "
+                f"{settings.transactions_topic} has {wanted}; a decision stands in the partition "
+                f"of its transaction. Add some: kafka-topics.sh --alter --topic {name} "
+                f"--partitions {wanted}."
             )
+
+
+def _shape(settings: Settings, partitions: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return topic -> partitions and most bytes of a message, given the partitions there are."""
+    # Decisions stand in the partition of their transaction.
+    many = partitions.get(settings.transactions_topic, settings.partitions)
+    return {
+        settings.transactions_topic: (many, MAX_TRANSACTION_BYTES),
+        settings.decisions_topic: (many, MAX_MESSAGE_BYTES),
+        settings.alerts_topic: (many, MAX_MESSAGE_BYTES),
+        # One partition: their offsets order all labels (activity) and stand in terminals' records.
+        settings.labels_topic: (1, MAX_MESSAGE_BYTES),
+        settings.activity_topic: (1, MAX_MESSAGE_BYTES),
+        settings.dead_letter_topic: (1, MAX_MESSAGE_BYTES),
+    }
 
 
 def _require_created(future: Future[None]) -> None:

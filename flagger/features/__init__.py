@@ -4,7 +4,7 @@ from flagger.features.batch import CATEGORY_FIELDS, LabelBatch, TransactionBatch
 from flagger.features.catalogue import CATALOGUE, FEATURE_NAMES, Feature, catalogue_hash
 from flagger.features.contract import FeatureContract
 from flagger.features.engine import ActivityBatch, FeatureEngine, FeatureRows, LogPositions
-from flagger.features.rows import ALREADY_APPLIED, DUPLICATE, LATE
+from flagger.features.rows import ALREADY_APPLIED, DUPLICATE, LATE, MOVED
 
 __all__ = [
     "ALREADY_APPLIED",
@@ -13,6 +13,7 @@ __all__ = [
     "DUPLICATE",
     "FEATURE_NAMES",
     "LATE",
+    "MOVED",
     "ActivityBatch",
     "Feature",
     "FeatureContract",

@@ -12,7 +12,7 @@ from flagger.features import customer, terminal
 from flagger.features.program import Op
 from flagger.state.records import DAY_MS, HOUR_MS, NEW_BUCKET, TERMINAL_BUCKET_MS
 
-__all__ = ["ALREADY_APPLIED", "DUPLICATE", "LATE", "score_rows"]
+__all__ = ["ALREADY_APPLIED", "DUPLICATE", "LATE", "MOVED", "score_rows"]
 
 DUPLICATE = 1
 """The id was seen before: no second decision, the state is not moved."""
@@ -20,6 +20,8 @@ LATE = 2
 """Older than the newest transaction of its customer."""
 ALREADY_APPLIED = 4
 """The record already includes this offset (replay after a restart): the state is not moved."""
+MOVED = 8
+"""Its customer's transaction before this one stood in another partition."""
 
 _AMOUNT = int(Op.AMOUNT)
 _HOUR_OF_DAY = int(Op.HOUR_OF_DAY)
@@ -180,6 +182,17 @@ def _terminal_value(
 
 
 @kernel
+def _note_place(r: Any, partition: int, offset: int) -> int:
+    """Note in a record where its transaction stands; return ALREADY_APPLIED, MOVED or 0."""
+    if r.partition == partition and offset < r.applied_offset:
+        return ALREADY_APPLIED
+    is_moved = r.partition >= 0 and r.partition != partition
+    r.partition = partition
+    r.applied_offset = offset + 1
+    return MOVED if is_moved else 0
+
+
+@kernel
 def score_rows(
     ops: npt.NDArray[np.int32],
     arguments: npt.NDArray[np.int32],
@@ -206,7 +219,7 @@ def score_rows(
         log: Partition (int16 [n], -1: not from a log) and offset (int64 [n]) of each.
         count_at_terminals: False where the terminals' counts come from the activity log.
         rows: Output, float32 [n, F]; NaN throughout where no decision is due.
-        flags: Output, uint8 [n], of DUPLICATE, LATE and ALREADY_APPLIED.
+        flags: Output, uint8 [n], of DUPLICATE, LATE, ALREADY_APPLIED and MOVED.
     """
     transaction_keys, _customer_keys, terminal_keys, times_ms, amounts, category_keys = batch
     vocabulary_keys, vocabulary_codes, vocabulary_starts = vocabulary
@@ -220,20 +233,18 @@ def score_rows(
         r = customers[0][customers[2][i]]
         flags[i] = 0
         if partitions[i] >= 0:
-            if r.partition == partitions[i] and offsets[i] < r.applied_offset:
-                flags[i] = ALREADY_APPLIED
+            flags[i] = _note_place(r, partitions[i], offsets[i])
+            if flags[i] == ALREADY_APPLIED:
                 rows[i, :] = np.nan
                 continue
-            r.partition = partitions[i]
-            r.applied_offset = offsets[i] + 1
             customers[1][customers[2][i]] = 1
         if r.count > 0 and customer.is_repeated(r, transaction_keys[i]):
-            flags[i] = DUPLICATE
+            flags[i] |= DUPLICATE
             rows[i, :] = np.nan
             continue
         time_ms = times_ms[i]
         if r.count > 0 and time_ms < r.last_event_ms:
-            flags[i] = LATE
+            flags[i] |= LATE
         customer.advance(r, time_ms)
         customer.sum_windows(r, time_ms, counts, sums, maxima)
         t = terminals[0][terminals[2][i]]

@@ -106,8 +106,8 @@ _WAITING = [
 _UNUSUAL = [
     series(
         "Not the ordinary way",
-        "Dead letters, repeated ids, late transactions, messages read again after a restart, and "
-        "messages that Kafka removed before they were read.",
+        "Dead letters, repeated ids, late transactions, messages read again after a restart, "
+        "messages that Kafka removed before they were read, and customers in several partitions.",
         "ops",
         [
             (_rate("dead_lettered"), "dead letters"),
@@ -116,6 +116,7 @@ _UNUSUAL = [
             (_rate("late"), "late"),
             (_rate("replayed"), "replayed"),
             (_rate("removed_unread"), "removed unread"),
+            (_rate("moved"), "customer's last one in another partition"),
         ],
     ),
     series(
