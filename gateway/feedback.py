@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from flagger.errors import BadMessageError
-from flagger.wire.limits import MAX_ID_BYTES
+from flagger.wire.limits import MAX_ID_BYTES, MAX_TIME_AHEAD_MS
 from flagger.wire.messages import Label, parse_label, to_epoch_ms
 from gateway.answers import Claim
 from gateway.problems import ProblemError
@@ -98,8 +98,23 @@ def label_of(feedback: Feedback, stored: Claim | None, now_ms: int) -> Label:
         event_time=event_time,
     )
     try:
-        return parse_label(msgspec.json.encode(label), now_ms)
+        label = parse_label(msgspec.json.encode(label), now_ms)
+        if feedback.labelled_at is not None:
+            _check_labelled_at(label, now_ms)
+        return label
     except (BadMessageError, UnicodeEncodeError) as error:
         if isinstance(error, BadMessageError):
             raise ProblemError.of_message(error, "bad_feedback") from error
         raise ProblemError("bad_feedback", reason="an id is not valid Unicode") from error
+
+
+def _check_labelled_at(label: Label, now_ms: int) -> None:
+    """Raise BadMessageError unless it lies between the transaction and a day from now."""
+    labelled_ms = to_epoch_ms(label.labelled_at, "labelled_at")
+    if labelled_ms < label.event_time_ms:
+        raise BadMessageError(
+            "lies before the transaction; is it seconds instead of milliseconds?",
+            field="labelled_at",
+        )
+    if labelled_ms > now_ms + MAX_TIME_AHEAD_MS:
+        raise BadMessageError("lies more than a day in the future", field="labelled_at")

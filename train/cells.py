@@ -167,12 +167,14 @@ def _text_times(text: pa.Array, zone: str | None, unit: TimeUnit) -> pa.Array:
     nothing = pa.scalar(None, pa.string())
     numbers = pc.if_else(whole, text, nothing).cast(pa.int64())
     written = pc.if_else(whole, nothing, text)
-    if zone is None:
-        times = written.cast(pa.timestamp("ns", "UTC"))
-    else:
-        times = pc.assume_timezone(written.cast(pa.timestamp("ns")), zone)
     counted = _to_utc_ms(numbers.cast(pa.timestamp(unit, "UTC")))
-    return pc.coalesce(counted, _to_utc_ms(times))
+    if zone is None:
+        return pc.coalesce(counted, _to_utc_ms(written.cast(pa.timestamp("ns", "UTC"))))
+    names_one = pc.match_substring_regex(written, r"(?:Z|[+-]\d{2}(?::?\d{2})?)$")
+    names_one = pc.and_(names_one, pc.match_substring(written, ":"))  # 2026-01-31 ends like one
+    told = pc.if_else(names_one, written, nothing).cast(pa.timestamp("ns", "UTC"))
+    untold = pc.if_else(names_one, nothing, written).cast(pa.timestamp("ns"))
+    return pc.coalesce(counted, _to_utc_ms(told), _to_utc_ms(pc.assume_timezone(untold, zone)))
 
 
 def _to_utc_ms(times: pa.Array) -> pa.Array:
@@ -202,7 +204,7 @@ def to_event_times(
             moments = context.convert(
                 array,
                 lambda a: pc.assume_timezone(a, zone),
-                f"is no time, or two, in {zone}: the clock was changed",
+                f"is none or two in {zone}, as the clock was changed",
                 remedy,
             )
         else:
@@ -214,7 +216,9 @@ def to_event_times(
         times = context.convert(
             _as_text(array, context),
             lambda a: _text_times(a, zone, unit),
-            "is not a time with a zone" if zone is None else "is not a time without a zone",
+            "is not a time with a zone"
+            if zone is None
+            else f"is no time, or none or two in {zone}, as the clock was changed",
             remedy,
         )
     epoch: Any = times.cast(pa.int64())

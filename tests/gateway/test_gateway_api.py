@@ -110,6 +110,9 @@ async def test_label_takes_what_the_decision_knows(gateway: Any, body: Body) -> 
         ({"event_time": None}, "event_time"),
         ({"event_time": "yesterday"}, "event_time"),
         ({"labelled_at": "soon"}, "labelled_at"),
+        ({"labelled_at": 1_700_049_600}, "labelled_at"),  # seconds
+        ({"labelled_at": "2023-11-15T11:59:59Z"}, "labelled_at"),  # before the transaction
+        ({"labelled_at": "2999-01-01T00:00:00Z"}, "labelled_at"),
         ({"is_fraud": "yes"}, "is_fraud"),
         ({"transaction_id": ""}, "transaction_id"),
         ({"transaction_id": "x" * 129}, "transaction_id"),

@@ -138,6 +138,36 @@ async def test_valkey_that_hangs_is_not_waited_for(start_gateway: Any, body: Bod
     await server.wait_closed()
 
 
+async def test_with_a_full_valkey_the_default_decides_and_repeats_get_the_first_answer(
+    start_gateway: Any, body: Body
+) -> None:
+    port = closed_port()
+    with ValkeyServer(port=port):
+        async with start_gateway(f"valkey://127.0.0.1:{port}/0", budget_ms=BUDGET_MS) as gateway:
+
+            async def set_memory(limit: str) -> None:
+                command = ("CONFIG", "SET", "maxmemory", limit)
+                await gateway.state._link.call("be set", [command], 1_000)
+
+            earlier = await gateway.post(body(transaction_id="earlier"))
+            assert earlier.json()["decision_source"] == "model"
+            await set_memory("1")
+            again = await gateway.post(body(transaction_id="earlier"))
+            assert again.headers["idempotent-replayed"] == "true"
+            assert again.json() == earlier.json()
+            full = await gateway.post(body(transaction_id="full"))
+            assert_fallback(full, "the customer's history could not be read")
+            assert (await gateway.post(body(transaction_id="full"))).json() == full.json()
+            await set_memory("0")
+            answers: list[dict[str, Any]] = []
+            while not answers or answers[-1]["decision_source"] != "model":
+                answers.append((await gateway.post(body(transaction_id=f"{len(answers)}"))).json())
+                assert len(answers) < 100
+                await asyncio.sleep(0.1)
+            assert (await gateway.post(body(transaction_id="full"))).json() == full.json()
+            assert len(gateway.log.decoded()) == 2 + len(answers)
+
+
 async def test_decision_made_without_valkey_is_remembered(hurried: Any, body: Body) -> None:
     await hurried.state._link.call("pause", [("CLIENT", "PAUSE", "500", "ALL")], 1_000)
     first = await hurried.post(body())

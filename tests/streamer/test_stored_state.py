@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from flagger.errors import ConfigurationError
+from flagger.state.store import StateStore
 from loadtest.crash_world import wait_until
 from loadtest.stream_world import START_MS, StreamWorld, message
 from streamer.metrics import StreamerMetrics
@@ -54,27 +56,42 @@ def test_a_stop_while_state_is_rebuilt_claims_no_more_than_was_read(
     assert found.details == []
 
 
+def demote(store: StateStore, *, undo: bool) -> None:
+    store._client.replicaof(*(("NO", "ONE") if undo else ("127.0.0.1", "1")))
+
+
+def fill(store: StateStore, *, undo: bool) -> None:
+    store._client.config_set("maxmemory", 0 if undo else 1)
+
+
+@pytest.mark.parametrize(("spoil", "says"), [(demote, "read only"), (fill, "maxmemory")])
 def test_a_store_that_takes_no_writes_is_said_once_and_tried_again(
-    stream_world: StreamWorld, caplog: pytest.LogCaptureFixture
+    stream_world: StreamWorld,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[..., None],
+    says: str,
 ) -> None:
     waited: list[float] = []
 
     def done(metrics: StreamerMetrics) -> bool:
         waiting = metrics.registry.get_sample_value("flagger_streamer_waiting", {"part": "valkey"})
         if not waited and len(stream_world.decided()) == 1 and stream_world.is_stored():
-            store._client.replicaof("127.0.0.1", "1")
+            spoil(store, undo=False)
             stream_world.send([message(2)])
             waited.append(0)
         elif waited and waiting and len(waited) < 5:  # many attempts later
             waited.append(waiting)
             if len(waited) == 5:
-                store._client.replicaof("NO", "ONE")
+                spoil(store, undo=True)
         return len(waited) == 5 and stream_world.is_stored()
 
     stream_world.send([message(1)])
     with stream_world.store() as store:
-        stream_world.run_until(done)
-    said = [record for record in caplog.records if "read only" in record.getMessage()]
+        try:
+            stream_world.run_until(done)
+        finally:
+            spoil(store, undo=True)
+    said = [record for record in caplog.records if says in record.getMessage()]
     assert len(said) == 1
 
 

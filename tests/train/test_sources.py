@@ -164,9 +164,31 @@ def test_naive_times_need_a_zone(tmp_path: Path) -> None:
         read(path)
     table = read(path, ColumnMap(zone="Europe/Paris"))
     assert table["event_time"].to_pylist() == [datetime(2026, 1, 31, 12, tzinfo=UTC)]
-    text = write_csv(tmp_path / "data.csv", rows_of({"event_time": "2026-03-29 02:30:00"}))
-    with pytest.raises(DataError, match=r"row 1, .*not a time without a zone"):
-        read(text, ColumnMap(zone="Europe/Paris"))  # the others have one
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2026-03-29 04:30:00",
+        "2026-03-29T04:30",
+        "2026-03-29T02:30:00Z",
+        "2026-03-29T06:30:00.000+04:00",
+        "2026-03-28T21:30:00-0500",
+        "1774751400000",
+    ],
+)
+def test_the_zone_is_for_times_that_name_none(tmp_path: Path, written: str) -> None:
+    text = write_csv(tmp_path / "data.csv", rows_of({"event_time": written}))
+    table = read(text, ColumnMap(zone="Europe/Paris"))  # the other rows name one
+    assert table["event_time"][2].as_py() == datetime(2026, 3, 29, 2, 30, tzinfo=UTC)
+    assert table["event_time"].null_count == 0
+
+
+@pytest.mark.parametrize("written", ["2026-03-29 02:30:00", "2026-10-25 02:30:00", "tomorrow"])
+def test_what_is_no_time_in_the_zone_is_named(tmp_path: Path, written: str) -> None:
+    text = write_csv(tmp_path / "data.csv", rows_of({"event_time": written}))
+    with pytest.raises(DataError, match=rf"row 3, .*{written}.*none or two in Europe/Paris"):
+        read(text, ColumnMap(zone="Europe/Paris"))
 
 
 def test_column_map_from_toml(tmp_path: Path) -> None:
