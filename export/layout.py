@@ -158,6 +158,8 @@ def remove(repository: Path, version: str) -> None:
 def write_configs(repository: Path, configs: Mapping[Path, str | None]) -> dict[Path, str | None]:
     """Write the config files that differ (None: remove); return what was there before.
 
+    All or none: where one cannot be written, those before it are put back.
+
     Raises:
         PublishError: A file cannot be written.
     """
@@ -175,6 +177,9 @@ def write_configs(repository: Path, configs: Mapping[Path, str | None]) -> dict[
             else:
                 write_atomically(path, text)
         except OSError as error:
+            before.pop(name, None)  # it is as it was
+            with suppress(PublishError):  # the first error is the one that counts
+                write_configs(repository, before)
             raise PublishError(
                 f"{path} cannot be written: {error}. Check the repository's path, permissions and "
                 f"free space."
