@@ -68,6 +68,9 @@ class Nobody:
 
     def restart(self, _plan: object) -> None: ...
 
+    def partitions(self, _topic: str) -> int:
+        return 4
+
 
 def test_a_message_taken_before_a_rebalance_is_left_to_the_new_owner(
     monkeypatch: pytest.MonkeyPatch,
