@@ -100,7 +100,7 @@ class TransactionSource:
         self._counted_s = time.monotonic()
         self._group = GroupProgress(settings, self._payloads)
         # Who comes back under the name that it had gets the partitions that it had, and no others:
-        # where there are more now, nobody would ever read them.
+        # where there are more now, nobody would ever read them (KAFKA-13435).
         member = f"{settings.consumer_group}-{settings.instance}-of-{self._n_partitions}"
         self._consumer = Consumer(
             client_config(settings)
