@@ -56,7 +56,6 @@ def precompile() -> None:
     customers = decode_records("customer", [r.tobytes() for r in engine.customers.take_dirty()])
     terminals = decode_records("terminal", [r.tobytes() for r in engine.terminals.take_dirty()])
     engine.process_detached(batch, customers, terminals)
-    engine.process_detached(batch, customers[:0], terminals[:0])
     other = FeatureEngine(engine.contract)
     other.customers.load(customers)
     other.terminals.load(terminals)

@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 
 from flagger.errors import BadMessageError
-from flagger.wire.limits import MAX_ID_BYTES, MAX_TIME_AHEAD_MS
-from flagger.wire.messages import Label, parse_label, to_epoch_ms
+from flagger.wire.limits import MAX_ID_BYTES
+from flagger.wire.messages import Label, check_time, parse_label, to_epoch_ms
 from gateway.answers import Claim
 from gateway.problems import ProblemError
 
@@ -116,5 +116,4 @@ def _check_labelled_at(label: Label, now_ms: int) -> None:
             "lies before the transaction; is it seconds instead of milliseconds?",
             field="labelled_at",
         )
-    if labelled_ms > now_ms + MAX_TIME_AHEAD_MS:
-        raise BadMessageError("lies more than a day in the future", field="labelled_at")
+    check_time(labelled_ms, "labelled_at", now_ms)

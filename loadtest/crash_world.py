@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import valkey
 import xgboost as xgb
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from flagger.errors import FlaggerError, StackError
 from flagger.kafka import client_config
@@ -165,6 +166,20 @@ class CrashWorld:
         except KafkaException:  # it has just started, or nobody has joined yet
             return 0
         return sum(bool(member.assignment.topic_partitions) for member in found.members)
+
+    def grow(self, partitions: int, *topics: str) -> None:
+        """Add partitions to topics, and wait until the broker tells of them."""
+        admin = AdminClient(client_config(self.settings))
+        wanted = [NewPartitions(topic, partitions) for topic in topics]
+        for future in admin.create_partitions(wanted).values():
+            future.result(_ANSWER_S)
+
+        def has_grown(topic: str) -> bool:
+            found = admin.list_topics(topic, timeout=_ANSWER_S).topics[topic]
+            return len(found.partitions) >= partitions
+
+        for topic in topics:
+            wait_until(partial(has_grown, topic), _ANSWER_S, f"growth of {topic}")
 
     def decisions(self) -> list[bytes]:
         """Return what a reader of committed messages finds on the decisions topic."""

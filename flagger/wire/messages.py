@@ -173,7 +173,8 @@ def _check_text(value: str, field: str, limit: int, *, required: bool) -> None:
         raise BadMessageError("is empty", field=field)
 
 
-def _check_time(time_ms: int, field: str, now_ms: int) -> None:
+def check_time(time_ms: int, field: str, now_ms: int) -> None:
+    """Raise BadMessageError unless it lies between the year 2000 and a day from now."""
     if time_ms < MIN_EVENT_TIME_MS:
         raise BadMessageError(
             "lies before the year 2000; is it seconds instead of milliseconds?",
@@ -196,7 +197,7 @@ def check_transaction(transaction: Transaction, now_ms: int) -> None:
         value = getattr(transaction, field)
         if value is not None:
             _check_text(value, field, MAX_CATEGORY_BYTES, required=False)
-    _check_time(transaction.event_time_ms, "event_time", now_ms)
+    check_time(transaction.event_time_ms, "event_time", now_ms)
     if not (math.isfinite(transaction.amount) and 0 <= transaction.amount <= MAX_AMOUNT):
         raise BadMessageError(
             f"{transaction.amount:g} is not between 0 and {MAX_AMOUNT:g}", field="amount"
@@ -223,6 +224,6 @@ def parse_label(raw: bytes, now_ms: int) -> Label:
     label: Label = _decode(_labels, raw)
     for field in ("transaction_id", "terminal_id"):
         _check_text(getattr(label, field), field, MAX_ID_BYTES, required=True)
-    _check_time(label.event_time_ms, "event_time", now_ms)
+    check_time(label.event_time_ms, "event_time", now_ms)
     to_epoch_ms(label.labelled_at, "labelled_at")
     return label

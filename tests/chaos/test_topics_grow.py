@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
 
 from deploy.local.stack import LocalStack
-from flagger.kafka import client_config
 from loadtest.crash_world import PARTITIONS, CrashWorld, wait_until
 from train.simulate import SimulationConfig, simulate
 
@@ -24,20 +22,13 @@ def test_two_streamers_take_over_the_new_partitions(own_stack: LocalStack, tmp_p
     history = pa.Table.from_batches(simulate(SIZE))
     half = history.num_rows // 2
     with CrashWorld(own_stack.settings(), "grow", 0, tmp_path) as world:
-        admin = AdminClient(client_config(world.settings))
-
-        def grow(*topics: str) -> None:
-            found = admin.create_partitions([NewPartitions(topic, MORE) for topic in topics])
-            for future in found.values():
-                future.result(30)
-
         streamers = {name: world.start(name) for name in ("0", "1")}
         wait_until(lambda: world.members() == 2, 30, "two members")
         world.feed(history.slice(0, half).to_batches())
         wait_until(world.is_stored, 60, "an empty log")
 
-        grow(world.settings.decisions_topic, world.settings.alerts_topic)
-        grow(world.settings.transactions_topic)
+        world.grow(MORE, world.settings.decisions_topic, world.settings.alerts_topic)
+        world.grow(MORE, world.settings.transactions_topic)
         wait_until(lambda: not any(s.running for s in streamers.values()), 60, "their ends")
         for name, ended in streamers.items():
             assert f"has {MORE} partitions now and had {PARTITIONS}" in ended.tail()

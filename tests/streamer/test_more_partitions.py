@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import AdminClient
 
 from flagger.errors import ConfigurationError, StackError
 from flagger.features.hashing import key_of
@@ -21,17 +19,6 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
 
 KEYS = [f"{i}".encode() for i in range(12)]
 """With four partitions and with eight, no partition has all of them."""
-
-
-def grow(world: StreamWorld, partitions: int, *topics: str) -> None:
-    """Add partitions, and wait until the broker tells of them."""
-    admin = AdminClient(client_config(world.settings))
-    wanted = [NewPartitions(topic, partitions) for topic in topics]
-    for future in admin.create_partitions(wanted).values():
-        future.result(30)
-    for topic in topics:
-        while len(admin.list_topics(topic, timeout=10).topics[topic].partitions) < partitions:
-            time.sleep(0.1)  # the test's time limit ends it
 
 
 def counted(world: StreamWorld, customer: str) -> int:
@@ -56,14 +43,13 @@ def test_a_customer_in_several_partitions_is_counted_and_shows(stream_world: Str
 
 def test_outputs_have_to_grow_with_the_transactions(stream_world: StreamWorld) -> None:
     settings = stream_world.settings
-    grow(stream_world, 8, settings.transactions_topic)
-    # FLAGGER_PARTITIONS is for new topics: it is as it was.
-    grow(stream_world, 9, settings.alerts_topic)  # more is well: outputs grow first
+    stream_world.grow(8, settings.transactions_topic)
+    stream_world.grow(9, settings.alerts_topic)  # more is well: outputs grow first
     with pytest.raises(ConfigurationError, match=r"decisions has 4.* has 8.*--partitions 8"):
         ensure_topics(settings)
-    grow(stream_world, 8, settings.decisions_topic)
+    stream_world.grow(8, settings.decisions_topic)
     ensure_topics(settings)
-    grow(stream_world, 2, settings.labels_topic)
+    stream_world.grow(2, settings.labels_topic)
     with pytest.raises(ConfigurationError, match=r"labels has 2 partitions; it needs 1"):
         ensure_topics(settings)
 
@@ -73,7 +59,7 @@ def test_new_outputs_have_as_many_partitions_as_the_transactions(
 ) -> None:
     settings = stream_world.settings
     names = {"decisions_topic": "decisions-of-9", "alerts_topic": "alerts-of-9"}
-    grow(stream_world, 9, settings.transactions_topic)
+    stream_world.grow(9, settings.transactions_topic)
     ensure_topics(settings.model_copy(update=names))
     found = AdminClient(client_config(settings)).list_topics(timeout=10).topics
     assert [len(found[name].partitions) for name in names.values()] == [9, 9]
@@ -89,8 +75,8 @@ def test_a_streamer_notices_that_its_topic_has_grown(
     def grow_once(_: StreamerMetrics) -> bool:
         nonlocal has_grown
         if not has_grown and stream_world.decided():
-            grow(stream_world, 8, settings.decisions_topic, settings.alerts_topic)
-            grow(stream_world, 8, settings.transactions_topic)
+            stream_world.grow(8, settings.decisions_topic, settings.alerts_topic)
+            stream_world.grow(8, settings.transactions_topic)
             has_grown = True
         return False
 
@@ -111,8 +97,8 @@ def test_the_stream_goes_on_when_all_topics_have_grown(stream_world: StreamWorld
 
     send(0)
     stream_world.run_until(lambda _: len(stream_world.decided()) == len(KEYS))
-    grow(stream_world, 8, settings.transactions_topic, settings.decisions_topic)
-    grow(stream_world, 8, settings.alerts_topic)
+    stream_world.grow(8, settings.transactions_topic, settings.decisions_topic)
+    stream_world.grow(8, settings.alerts_topic)
     send(1_000)
     metrics = stream_world.run_until(lambda _: len(stream_world.decided()) == 2 * len(KEYS))
     decisions = stream_world.decided()
