@@ -4,6 +4,10 @@ About every second a round of writing begins: it notes which records have change
 log had been processed. Copies are taken in pieces, each written once everything that it includes is
 committed. After the last piece the marks follow: up to there the store is complete, and there a
 restart begins to read the log again. Records that are newer than the marks skip what they include.
+
+Nor does anything stored ever go back: whoever takes the terminals over may be behind their earlier
+writer in the side logs. It writes none before it has caught up; records that went back under marks
+that are ahead would lack what is between, for good.
 """
 
 from __future__ import annotations
@@ -42,9 +46,9 @@ class _Round:
 
     Attributes:
         customers: Rows of changed customers that are not copied yet, intp [n].
-        terminals: The same for terminals.
+        terminals: The same for terminals; none if they are not ours to write.
         positions: Partition -> offset up to which the store is complete at the end of the round.
-        side_marks: The same for the side logs, with their clock.
+        side_marks: The same for the side logs, with their clock; none without terminals.
     """
 
     customers: npt.NDArray[np.intp]
@@ -82,7 +86,8 @@ class HotState:
         loaded: Records found in the store so far.
         created: Customers so far that were neither in memory nor in the store.
         evicted: Customers so far that made room for others.
-        writes_terminals: True while the terminals' records are ours to write.
+        writes_terminals: True while the terminals' records are ours to write, once they include
+            all that the stored ones do.
         side_marks: What the store had at the start or the last `plan`: topic -> offset up to which
             its terminals include the side logs, and the side logs' clock.
     """
@@ -188,13 +193,15 @@ class HotState:
             positions: Partition -> offset up to which the log has been processed.
             side_marks: The same for the side logs, with their clock.
         """
-        if self._idle:
-            self._round = _Round(
-                self.engine.customers.dirty_rows(),
-                self.engine.terminals.dirty_rows(),
-                dict(positions),
-                dict(side_marks),
-            )
+        if not self._idle:
+            return
+        customers, terminals = self.engine.customers, self.engine.terminals
+        caught_up = all(side_marks.get(n, 0) >= mark for n, mark in self.side_marks.items())
+        if self.writes_terminals and caught_up:
+            rows, marks = terminals.dirty_rows(), dict(side_marks)
+        else:
+            rows, marks = np.empty(0, dtype=np.intp), {}
+        self._round = _Round(customers.dirty_rows(), rows, dict(positions), marks)
 
     def advance(self, positions: dict[int, int], committed: dict[int, int]) -> bool:
         """Go on with the round: copy the next piece, and write it once it is committed.
@@ -289,12 +296,10 @@ class HotState:
     def _write_out(self, piece: _Piece) -> None:
         self._store.write("customer", piece.customers, self._claim)
         self.written += len(piece.customers)
-        if self.writes_terminals:
-            self._store.write("terminal", piece.terminals, self._claim)
-            self.written += len(piece.terminals)
+        self._store.write("terminal", piece.terminals, self._claim)
+        self.written += len(piece.terminals)
         if piece.ends is None:
             return
-        if self.writes_terminals:
-            self._store.write_marks(self._side_marks_name, piece.ends.side_marks, self._claim)
+        self._store.write_marks(self._side_marks_name, piece.ends.side_marks, self._claim)
         marks = {str(p): offset for p, offset in piece.ends.positions.items()}
         self._store.write_marks(self._marks, marks, self._claim)

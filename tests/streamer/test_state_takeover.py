@@ -44,6 +44,14 @@ def stored_count(url: str) -> int:
         store.close()
 
 
+def stored_marks(url: str) -> dict[str, int]:
+    store = StateStore(url)
+    try:
+        return store.read_marks(f"{Settings().consumer_group}:side-logs")
+    finally:
+        store.close()
+
+
 def test_an_earlier_owner_cannot_write_any_more(url: str) -> None:
     earlier, later = owner(url), owner(url)
     for offset in (0, 1):
@@ -55,6 +63,27 @@ def test_an_earlier_owner_cannot_write_any_more(url: str) -> None:
     assert stored_count(url) == 6
     earlier.close()
     later.close()
+
+
+def test_an_owner_that_is_behind_writes_no_terminals_before_it_has_caught_up(url: str) -> None:
+    behind = HotState(CONTRACT, StateStore(url), Settings())
+    behind.plan({1: 5})
+    earlier = owner(url)
+    for offset in (0, 1):
+        earlier.engine.apply_activity(activity(3), offset)
+    earlier.flush(PARTITIONS, {"activity": 2})
+
+    behind.engine.apply_activity(activity(3), 0)
+    behind.forget_customers()
+    behind.plan(PARTITIONS)
+    behind.flush(PARTITIONS, {"activity": 1})
+    assert (stored_count(url), stored_marks(url)) == (6, {"activity": 2})
+    for offset in (1, 2):
+        behind.engine.apply_activity(activity(3), offset)
+    behind.flush(PARTITIONS, {"activity": 3})
+    assert (stored_count(url), stored_marks(url)) == (9, {"activity": 3})
+    for state in (behind, earlier):
+        state.close()
 
 
 def test_an_owner_notices_that_the_store_was_emptied(url: str) -> None:

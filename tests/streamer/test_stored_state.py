@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from flagger.errors import ConfigurationError
-from flagger.state.store import StateStore
+from flagger.state.store import Kind, StateStore
 from loadtest.crash_world import wait_until
 from loadtest.stream_world import START_MS, StreamWorld, message
 from streamer.metrics import StreamerMetrics
+from streamer.side_logs import SideLogs
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(150)]
 
@@ -116,3 +119,45 @@ def test_a_label_is_stored_after_a_take_over_without_a_transaction(
     wait_until(stream_world.is_stored, 40, "a stored label")
     with stream_world.store() as store:
         assert store.read_all("terminal")["frauds"].sum() == 1
+
+
+def test_a_new_writer_that_is_behind_writes_no_terminals_before_it_has_caught_up(
+    stream_world: StreamWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, group = stream_world.settings.activity_topic, stream_world.settings.consumer_group
+    name = f"{group}:side-logs"
+    read_all, read_marks, write = StateStore.read_all, StateStore.read_marks, StateStore.write
+    counted: list[int] = []
+    with stream_world.store() as store:
+        stream_world.send([message(1)])
+        stream_world.run_until(lambda _: stream_world.is_stored())
+        terminals, marks = store.read_all("terminal"), store.read_marks(name)
+        stream_world.send([message(6)])
+        stream_world.run_until(lambda _: stream_world.is_stored())
+        assert marks[topic] < store.read_marks(name)[topic]
+        # The next one has read the store before the second message, and inherits only now.
+        found: list[Any] = [terminals, marks]
+
+        def note(self: StateStore, kind: Kind, records: Any, *claim: Any) -> None:
+            if kind == "terminal" and len(records):
+                counted.append(int(records["counts"].sum()))
+            write(self, kind, records, *claim)
+
+        read, starts_s = SideLogs.read, time.monotonic()
+
+        def read_late(self: SideLogs, wait_s: float = 0.0) -> None:
+            if counted or time.monotonic() - starts_s > 3:
+                read(self, wait_s)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SideLogs, "read", read_late)
+            patched.setattr(
+                StateStore, "read_marks", lambda *a: found.pop() if found[1:] else read_marks(*a)
+            )
+            patched.setattr(
+                StateStore, "read_all", lambda *a: found.pop() if found else read_all(*a)
+            )
+            patched.setattr(StateStore, "write", note)
+            stream_world.run_until(lambda _: bool(counted))
+        assert counted[0] == 2
+        assert store.read_all("terminal")["counts"].sum() == 2
