@@ -28,7 +28,7 @@ from flagger.state.store import Kind, StateStore
 from flagger.wire.decode import decode_transactions
 from flagger.wire.messages import Decision, parse_label
 from loadtest.offline import Verdict, compare, replay_log
-from loadtest.topic_reader import Records, read_topic
+from loadtest.topic_reader import Records, read_topic, wait_for_open_transactions
 from streamer.log_ends import LogEnds
 
 __all__ = ["CrashVerdict", "check", "distance_to_end", "expected_state"]
@@ -159,6 +159,8 @@ def check(
         model: What it decided by.
         score: The model's scores of feature rows, float32 [n, F] -> float32 [n], without Triton.
     """
+    for topic in (settings.decisions_topic, settings.dead_letter_topic):
+        wait_for_open_transactions(settings, topic)
     log = read_topic(settings, settings.transactions_topic)
     labels = read_topic(settings, settings.labels_topic)
     replay = replay_log(log, labels, model.contract)

@@ -13,10 +13,13 @@ from flagger.errors import StackError
 from flagger.kafka import client_config, is_fatal
 from flagger.settings import Settings
 
-__all__ = ["Records", "TopicReader", "read_topic"]
+__all__ = ["Records", "TopicReader", "read_topic", "wait_for_open_transactions"]
 
 _MAX_MESSAGES = 10_000
 _STALLED_S = 60.0
+_OPEN_S = 40.0
+"""A streamer that was killed leaves a transaction open. The broker looks every 10 s for those
+older than 10 s, and ends them. Until then nobody sees what others have committed behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +139,28 @@ def read_topic(settings: Settings, topic: str) -> Records:
     finally:
         reader.close()
     return Records.concat(parts)
+
+
+def wait_for_open_transactions(settings: Settings, topic: str) -> None:
+    """Wait until a read-committed reader sees everything that is in a topic now.
+
+    Raises:
+        StackError: A transaction hangs.
+    """
+    consumers = [
+        Consumer(client_config(settings) | {"group.id": "flagger-reader", "isolation.level": level})
+        for level in ("read_uncommitted", "read_committed")
+    ]
+    written, visible = consumers
+    deadline_s = time.monotonic() + _OPEN_S
+    try:
+        for p in written.list_topics(topic, timeout=30).topics[topic].partitions:
+            where = TopicPartition(topic, p)
+            end = written.get_watermark_offsets(where, timeout=30)[1]
+            while visible.get_watermark_offsets(where, timeout=30)[1] < end:
+                if time.monotonic() > deadline_s:
+                    raise StackError(f"Partition {p} of {topic} has a transaction that hangs.")
+                time.sleep(0.1)
+    finally:
+        for consumer in consumers:
+            consumer.close()

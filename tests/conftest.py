@@ -6,8 +6,10 @@ Imports that take seconds are inside the fixtures: most tests need none of them.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -26,12 +28,33 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SHIPPED_REPOSITORY = Path(__file__).parents[1] / "model_repository"
 
+_PATIENCE_S = float(os.environ.get("FLAGGER_TEST_PATIENCE_S", "60"))
+"""A test has so long to fail by its time limit. One that is stuck in a library's C code, or whose
+failure is swallowed, never does, and the whole run would wait for it."""
+_STDERR = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End this process, with the stacks of all its threads, if a test outlives its time limit."""
+    marker = item.get_closest_marker("timeout")
+    limit_s = float(marker.args[0] if marker else item.config.getini("timeout"))
+    file = item.config.stash[_STDERR]
+    faulthandler.dump_traceback_later(limit_s + _PATIENCE_S, file=file, exit=True)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each of several workers ports of its own.
 
     Servers bind theirs some time after they were chosen; within one process none is chosen twice.
     """
+    stderr = sys.__stderr__
+    assert stderr is not None
+    config.stash[_STDERR] = os.dup(stderr.fileno())  # pytest takes it away while a test runs
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     server._PORTS = server._PORTS[worker::workers]
