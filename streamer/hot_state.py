@@ -106,9 +106,7 @@ class HotState:
         self._write: Future[None] | None = None
         self.writes_terminals = False
         self._claim: Claim | None = None
-        # Before the records: those may be newer than the marks say, but never older.
-        self.side_marks = store.read_marks(self._side_marks_name)
-        terminals = store.read_all("terminal")
+        self.side_marks, terminals = store.read_marked("terminal", self._side_marks_name)
         self.engine.terminals.load(terminals)
         self.loaded += len(terminals)
 

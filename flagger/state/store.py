@@ -125,6 +125,19 @@ def _set_all(values: dict[bytes, bytes], client: Any) -> None:
     client.mset(values)
 
 
+def _marks(client: Any, name: str) -> dict[str, int]:
+    found: dict[bytes, bytes] = client.hgetall(f"ff:marks:{name}")
+    return {key.decode(): int(value) for key, value in found.items()}
+
+
+def _all_records(client: Any, kind: Kind) -> npt.NDArray[Any]:
+    found = list(client.scan_iter(match=KINDS[kind][0] + b"*", count=_SCAN_COUNT))
+    values: list[bytes | None] = []
+    for start in range(0, len(found), MAX_RECORDS_PER_CALL):
+        values += client.mget(found[start : start + MAX_RECORDS_PER_CALL])
+    return decode_records(kind, values)
+
+
 class StateStore:
     """Blocking reads and writes of entity records.
 
@@ -176,13 +189,31 @@ class StateStore:
 
     def read_all(self, kind: Kind) -> npt.NDArray[Any]:
         """Return all records of a kind; for terminals, which every streamer holds whole."""
-        prefix = KINDS[kind][0]
-        with mapped_errors("answer a scan"):
-            found = list(self._client.scan_iter(match=prefix + b"*", count=_SCAN_COUNT))
-            values: list[bytes | None] = []
-            for start in range(0, len(found), MAX_RECORDS_PER_CALL):
-                values += self._client.mget(found[start : start + MAX_RECORDS_PER_CALL])
-        return decode_records(kind, values)
+        with mapped_errors("answer a scan"), self._one_server() as client:
+            return _all_records(client, kind)
+
+    def read_marked(self, kind: Kind, name: str) -> tuple[dict[str, int], npt.NDArray[Any]]:
+        """Return marks and all records of a kind, which include at least what the marks say.
+
+        Raises:
+            StateStoreError: Also where the server went away in between: it may be back without its
+                data, and records would be missing under marks that say that they are there.
+        """
+        with mapped_errors("answer a scan"), self._one_server() as client:
+            marks = _marks(client, name)  # first: writers store records before marks
+            return marks, _all_records(client, kind)
+
+    @contextmanager
+    def _one_server(self) -> Iterator[Any]:
+        """Give a client with one connection: what it reads comes from one server process.
+
+        The pool would open another connection, perhaps to a server that has just been started.
+        """
+        client = self._client.client()
+        try:
+            yield client
+        finally:
+            client.close()
 
     def write(self, kind: Kind, records: npt.NDArray[Any], claim: Claim | None = None) -> None:
         """Write records under their keys.
@@ -201,8 +232,7 @@ class StateStore:
     def read_marks(self, name: str) -> dict[str, int]:
         """Return a named set of numbers (offsets up to which the records are written)."""
         with mapped_errors("answer a read"):
-            found: dict[bytes, bytes] = self._client.hgetall(f"ff:marks:{name}")
-        return {key.decode(): int(value) for key, value in found.items()}
+            return _marks(self._client, name)
 
     def write_marks(self, name: str, marks: dict[str, int], claim: Claim | None = None) -> None:
         """Store numbers under a name; write them after the records that they speak of."""

@@ -10,10 +10,11 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -207,9 +208,25 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note for `log_in` whether its test has failed."""
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
+
+
 @pytest.fixture
-def log_in(desk: DeskWorld, browser: Browser) -> Iterator[LogIn]:
-    """Return what logs a user in, each in a browser context of its own, and gives the queue."""
+def log_in(desk: DeskWorld, browser: Browser, request: pytest.FixtureRequest) -> Iterator[LogIn]:
+    """Return what logs a user in, each in a browser context of its own, and gives the queue.
+
+    After a failure the test's report says what the pages showed.
+    """
     contexts = []
 
     def enter(name: str, *, width: int = 1280, scheme: Literal["light", "dark"] = "light") -> Page:
@@ -226,5 +243,8 @@ def log_in(desk: DeskWorld, browser: Browser) -> Iterator[LogIn]:
         return page
 
     yield enter
+    if request.node.stash[_FAILED]:
+        for page in (page for context in contexts for page in context.pages):
+            sys.stdout.write(f"--- {page.url}\n{page.locator('body').aria_snapshot()}\n")
     for context in contexts:
         context.close()

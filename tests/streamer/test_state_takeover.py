@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from deploy.local.server import free_ports
 from flagger.errors import FlaggerError, StateStoreError
 from flagger.features import CATEGORY_FIELDS, ActivityBatch, FeatureContract
 from flagger.settings import Settings
+from flagger.state import store as state_store
 from flagger.state.store import Kind, StateStore
 from streamer.hot_state import HotState
 
@@ -45,11 +48,11 @@ def stored_count(url: str) -> int:
 
 
 def stored_marks(url: str) -> dict[str, int]:
-    store = StateStore(url)
+    opened = StateStore(url)
     try:
-        return store.read_marks(f"{Settings().consumer_group}:side-logs")
+        return opened.read_marks(f"{Settings().consumer_group}:side-logs")
     finally:
-        store.close()
+        opened.close()
 
 
 def test_an_earlier_owner_cannot_write_any_more(url: str) -> None:
@@ -123,21 +126,45 @@ def test_marks_are_not_newer_than_the_records_that_were_read(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = owner(url)
-    read_all = StateStore.read_all
+    read_all = state_store._all_records
 
-    def read_while_another_writes(self: StateStore, kind: Kind) -> object:
-        found = read_all(self, kind)
+    def read_while_another_writes(client: Any, kind: Kind) -> object:
+        found = read_all(client, kind)
         writer.engine.apply_activity(activity(3), 0)
         writer.flush(PARTITIONS, {"activity": 1})
         return found
 
-    monkeypatch.setattr(StateStore, "read_all", read_while_another_writes)
+    monkeypatch.setattr(state_store, "_all_records", read_while_another_writes)
     reader = HotState(CONTRACT, StateStore(url), Settings())
     included = reader.engine.terminals.get(77)
     assert included is None
     assert reader.side_marks.get("activity", 0) == 0
     reader.close()
     writer.close()
+
+
+def test_a_server_that_came_back_empty_between_marks_and_records_fails_the_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (port,) = free_ports(1)
+    url = f"valkey://127.0.0.1:{port}/0"
+    read_all = state_store._all_records
+    with ExitStack() as servers:
+        first = servers.enter_context(ExitStack())
+        first.enter_context(ValkeyServer(port=port))
+        writer = owner(url)
+        writer.engine.apply_activity(activity(3), 0)
+        writer.flush(PARTITIONS, {"activity": 1})
+
+        def read_after_its_restart(client: Any, kind: Kind) -> object:
+            first.close()
+            servers.enter_context(ValkeyServer(port=port))
+            return read_all(client, kind)
+
+        monkeypatch.setattr(state_store, "_all_records", read_after_its_restart)
+        with pytest.raises(StateStoreError, match="did not answer a scan"):
+            HotState(CONTRACT, StateStore(url), Settings())
+        writer.close()
 
 
 def test_a_server_that_was_demoted_is_left(url: str) -> None:
