@@ -178,7 +178,7 @@ class TransactionSource:
             refused=refused,
         )
         now_s = time.monotonic()
-        silence_s = now_s - max(self._seen_s.values(), default=now_s)
+        silence_s = now_s - max(self._seen_s.values(), default=self._assigned_s)
         if silence_s > _IDLE_S:  # of all: nobody polled, or the broker was away. Nobody is finished
             self._seen_s = {p: seen_s + silence_s for p, seen_s in self._seen_s.items()}
             self._assigned_s += silence_s

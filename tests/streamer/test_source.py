@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from flagger.settings import Settings
-from streamer.source import Assignment, TransactionSource
+from streamer.source import _STUCK_S, Assignment, TransactionSource
 
 
 class Message:
@@ -71,24 +73,44 @@ class Nobody:
     def partitions(self, _topic: str) -> int:
         return 4
 
+    def end(self, _topic: str, _partition: int) -> int:
+        return 100
 
-def test_a_message_taken_before_a_rebalance_is_left_to_the_new_owner(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> TransactionSource:
     monkeypatch.setattr("streamer.source.Consumer", Rebalanced)
     monkeypatch.setattr("streamer.source.LogEnds", Nobody)
     monkeypatch.setattr("streamer.source.GroupProgress", Nobody)
-    source = TransactionSource(
+    return TransactionSource(
         Settings(kafka_bootstrap_servers="nowhere:1"),
         on_assign=lambda committed: {p: Assignment(o, o) for p, o in committed.items()},
         on_revoke=lambda: None,
         on_lost=lambda: None,
         on_removed=lambda _topic, _count: None,
     )
+
+
+def test_a_broker_that_was_away_since_the_assignment_has_finished_no_partition(
+    source: TransactionSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partition 2 comes first; what the others have may be days older."""
+    consumer: Any = source._consumer
+    consumer.callbacks["on_assign"](consumer, [TopicPartition("t", p) for p in range(4)])
+    away_s = time.monotonic() + 2 * _STUCK_S
+    monkeypatch.setattr("streamer.source.time", SimpleNamespace(monotonic=lambda: away_s))
+    assert source.poll(10, 0, 0) is not None
+    assert source.unfinished() == {0, 1, 2, 3}
+
+
+def test_a_message_taken_before_a_rebalance_is_left_to_the_new_owner(
+    source: TransactionSource,
+) -> None:
     polled = source.poll(10, 0, 0)
     assert polled is not None
     assert polled.end_offsets() == {2: 9}
-    source._consumer.rebalances = True
+    consumer: Any = source._consumer
+    consumer.rebalances = True
     polled = source.poll(10, 0, 0)
     assert polled is not None
     assert polled.end_offsets() == {0: 8}
