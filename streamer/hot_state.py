@@ -264,8 +264,13 @@ class HotState:
                     self._write.exception()  # waits
                 self.advance(positions, positions)
 
-    def forget_customers(self) -> None:
-        """Drop the customers: their partitions belong to somebody else now."""
+    def let_go(self) -> None:
+        """Drop the customers, and write no terminals: the partitions belong to somebody else now.
+
+        A round that was under way is dropped, and what it had copied counts as written; marks of
+        later ones would claim that it is stored. The next `plan` has everything written again.
+        """
+        self.writes_terminals = False
         if self._write is not None:
             self._write.exception()  # waits; a failed write is repeated by nobody: it is replayed
             self._write = None

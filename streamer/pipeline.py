@@ -300,4 +300,4 @@ class Pipeline:
         self._health.waits("partitions", "Kafka has taken the partitions away; others have them.")
         self._batches.restart({})
         self._aligner.forget()
-        self._state.forget_customers()
+        self._state.let_go()

@@ -35,16 +35,24 @@ def stored_count(url: str) -> int:
         store.close()
 
 
+def stored_marks(url: str) -> dict[str, int]:
+    store = StateStore(url)
+    try:
+        return store.read_marks(f"{Settings().consumer_group}:side-logs")
+    finally:
+        store.close()
+
+
 def test_what_was_counted_before_the_takeover_is_written_after_it(url: str) -> None:
     state = HotState(CONTRACT, StateStore(url), Settings())
     state.plan(NOBODYS)
     state.engine.apply_activity(ACTIVITY, offset=0)
     state.flush(NOBODYS, {"activity": 1})
     assert stored_count(url) == 0  # another streamer writes them
-    state.forget_customers()
+    state.let_go()
     state.plan(WRITERS)
     state.flush(WRITERS, {"activity": 1})
-    assert StateStore(url).read_marks(f"{Settings().consumer_group}:side-logs") == {"activity": 1}
+    assert stored_marks(url) == {"activity": 1}
     assert stored_count(url) == 3
     state.close()
 
@@ -55,10 +63,29 @@ def test_what_was_copied_and_dropped_is_written_later(url: str) -> None:
     state.engine.apply_activity(ACTIVITY, offset=0)
     state.begin_round(LATER, {"activity": 1})
     state.advance(LATER, WRITERS)  # waits for a commit that never comes
-    state.forget_customers()
+    state.let_go()
     state.plan(WRITERS)
     state.flush(WRITERS, {"activity": 1})
     assert stored_count(url) == 3
+    state.close()
+
+
+def test_without_partitions_nothing_is_said_to_be_stored(url: str) -> None:
+    """The broker went away: the piece that waited for its commit is dropped with the partitions."""
+    state = HotState(CONTRACT, StateStore(url), Settings())
+    state.plan(WRITERS)
+    state.engine.apply_activity(ACTIVITY, offset=0)
+    state.begin_round(LATER, {"activity": 1})
+    state.advance(LATER, WRITERS)
+    state.let_go()
+    state.engine.apply_activity(ACTIVITY, offset=1)
+    state.flush({}, {"activity": 2})
+    assert stored_marks(url) == {}
+    assert stored_count(url) == 0
+    state.plan(WRITERS)
+    state.flush(WRITERS, {"activity": 2})
+    assert stored_marks(url) == {"activity": 2}
+    assert stored_count(url) == 6
     state.close()
 
 

@@ -77,7 +77,7 @@ def test_an_owner_that_is_behind_writes_no_terminals_before_it_has_caught_up(url
     earlier.flush(PARTITIONS, {"activity": 2})
 
     behind.engine.apply_activity(activity(3), 0)
-    behind.forget_customers()
+    behind.let_go()
     behind.plan(PARTITIONS)
     behind.flush(PARTITIONS, {"activity": 1})
     assert (stored_count(url), stored_marks(url)) == (6, {"activity": 2})
