@@ -279,6 +279,9 @@ class Pipeline:
         self._side_logs.go_on_from(self._state.side_marks)
         if committed:
             self._health.goes_on("partitions")
+        starts = {p: assignment.start for p, assignment in self._plan.items()}
+        stored = self._state.side_marks
+        _log.info("Reads %s; side logs: %s, stored: %s.", starts, self._side_logs.marks, stored)
         self._commits.restart(self._plan)
         self._batches.restart(self._plan)
         self._known_until_ms = 0

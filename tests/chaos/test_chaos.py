@@ -50,5 +50,6 @@ def test_random_kills_lose_nothing_and_double_nothing(
             f"{result.verdict.decisions.decided:,} transactions decided once each; kills: "
             f"{dict(result.kills)}; streamers that ended by themselves: {result.restarts}"
         )
-    assert result.verdict.problems == [], f"seed {plan.seed}, logs in {tmp_path}"
+    found = "\n".join(result.verdict.problems)
+    assert not found, f"seed {plan.seed}, logs in {tmp_path}:\n{found}"
     assert result.verdict.decisions.decided == world.sent
