@@ -194,7 +194,7 @@ class HotState:
         if not self._idle:
             return
         customers, terminals = self.engine.customers, self.engine.terminals
-        caught_up = all(side_marks.get(n, 0) >= mark for n, mark in self.side_marks.items())
+        caught_up = all(mark >= self.side_marks.get(n, 0) for n, mark in side_marks.items())
         if self.writes_terminals and caught_up:
             rows, marks = terminals.dirty_rows(), dict(side_marks)
         else:
