@@ -12,6 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from flagger.errors import StackError
 from flagger.kafka import client_config, is_fatal
 from flagger.settings import Settings
+from streamer.log_ends import LogEnds
 
 __all__ = ["Records", "TopicReader", "read_topic", "wait_for_open_transactions"]
 
@@ -147,20 +148,17 @@ def wait_for_open_transactions(settings: Settings, topic: str) -> None:
     Raises:
         StackError: A transaction hangs.
     """
-    consumers = [
-        Consumer(client_config(settings) | {"group.id": "flagger-reader", "isolation.level": level})
-        for level in ("read_uncommitted", "read_committed")
-    ]
-    written, visible = consumers
+    ends = LogEnds(settings)
+    reader = {"group.id": "flagger-reader", "isolation.level": "read_committed"}
+    visible = Consumer(client_config(settings) | reader)
     deadline_s = time.monotonic() + _OPEN_S
     try:
-        for p in written.list_topics(topic, timeout=30).topics[topic].partitions:
-            where = TopicPartition(topic, p)
-            end = written.get_watermark_offsets(where, timeout=30)[1]
-            while visible.get_watermark_offsets(where, timeout=30)[1] < end:
+        for p in range(ends.partitions(topic)):
+            end = ends.end(topic, p)
+            while visible.get_watermark_offsets(TopicPartition(topic, p), timeout=30)[1] < end:
                 if time.monotonic() > deadline_s:
                     raise StackError(f"Partition {p} of {topic} has a transaction that hangs.")
                 time.sleep(0.1)
     finally:
-        for consumer in consumers:
-            consumer.close()
+        ends.close()
+        visible.close()

@@ -188,12 +188,14 @@ class StateStore:
         return decode_records(kind, values)
 
     def read_all(self, kind: Kind) -> npt.NDArray[Any]:
-        """Return all records of a kind; for terminals, which every streamer holds whole."""
+        """Return all records of a kind."""
         with mapped_errors("answer a scan"), self._one_server() as client:
             return _all_records(client, kind)
 
     def read_marked(self, kind: Kind, name: str) -> tuple[dict[str, int], npt.NDArray[Any]]:
         """Return marks and all records of a kind, which include at least what the marks say.
+
+        For terminals, which every streamer holds whole.
 
         Raises:
             StateStoreError: Also where the server went away in between: it may be back without its

