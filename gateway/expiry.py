@@ -24,20 +24,22 @@ class Expiry:
     def __init__(self) -> None:
         self._ends: list[tuple[float, int, asyncio.Future[Any]]] = []
         self._order = itertools.count()  # futures cannot be compared
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._turn_s = 0.0  # of the timer, by the loop's clock; not every loop's handle can say it
 
     def limit(self, future: asyncio.Future[Any], timeout_s: float) -> None:
         """Have `future` fail with TimeoutError unless it is done within `timeout_s`."""
         loop = future.get_loop()
         end_s = loop.time() + timeout_s
         heapq.heappush(self._ends, (end_s, next(self._order), future))
-        if self._timer is None or end_s < self._timer.when():
+        if self._timer is None or end_s < self._turn_s:
             self._start(loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(self._ends[0][0], self._end)
+        self._turn_s = self._ends[0][0]
+        self._timer = loop.call_at(self._turn_s, self._end)
 
     def _end(self) -> None:
         """End what is due; wait for the first that is left."""

@@ -221,8 +221,8 @@ async def open_gateway(
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}  # the loop that the gateway runs on
 
 
 @pytest.fixture(scope="session")

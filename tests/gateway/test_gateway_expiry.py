@@ -50,3 +50,16 @@ async def test_it_goes_on_after_it_had_nothing_to_wait_for() -> None:
         expiry.limit(future, 0.01)
         with pytest.raises(TimeoutError):
             await future
+
+
+async def test_a_limit_that_is_over_already_ends_one_future_and_disturbs_none() -> None:
+    # uvloop's handle of what is due now has no time (`when`) to compare the next limit with.
+    expiry, loop = Expiry(), asyncio.get_running_loop()
+    over, later = loop.create_future(), loop.create_future()
+    expiry.limit(over, -0.01)
+    expiry.limit(later, 0.05)
+    with pytest.raises(TimeoutError):
+        await over
+    assert not later.done()
+    later.set_result(7)
+    assert await later == 7
