@@ -13,7 +13,7 @@ from collections.abc import Callable
 from flagger.errors import StateStoreError
 from gateway.answers import Claim
 from gateway.breaker import Breaker
-from gateway.deadline import CLAIM_SHARE, STATE_SHARE
+from gateway.deadline import ANSWER_SHARE, CLAIM_SHARE, STATE_SHARE
 from gateway.request import ScoringRequest
 from gateway.state import AsyncStateStore, SeenState, StoredClaim
 
@@ -72,12 +72,17 @@ class Claims:
                 await self._state.forget(request.batch, request.deadline.limit_ms(CLAIM_SHARE))
 
     async def claim(self, request: ScoringRequest, claim: Claim) -> StoredClaim | None:
-        """Store a decision, also where the state was slow; return one that was there first."""
+        """Store a decision, also where the state was slow.
+
+        Returns what is stored from now on, this decision or one that was there first; None: Valkey
+        does not say.
+        """
         try:
             limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
             if self._breaker.is_open:
                 raise StateStoreError("Valkey does not answer.")
-            return await self._state.claim(request.batch, claim, limit_ms)
+            first = await self._state.claim(request.batch, claim, limit_ms)
+            return first or StoredClaim(claim, written=False)
         except StateStoreError:
             # The claim may be stored or not: writing this very decision is right in both cases.
             self._count_error("claim_failed")
@@ -109,17 +114,24 @@ class Claims:
         claim: Claim,
         seen: SeenState | None,
         position: tuple[int, int],
+        *,
+        is_claimed: bool = True,
     ) -> StoredClaim | None:
         """Keep that the log holds a decision, and where (partition, offset).
 
         Returns another one that the log had before, which nobody saw while Valkey was slow: it is
-        the first, and the streamer drops the second.
+        the first, and the streamer drops the second. For this answer a decision that could not be
+        claimed waits as long as the deadline allows: the caller may have been told the first.
         """
         self.remember(request, claim, written=True)
         if self._breaker.is_open:
             return None
         try:
-            limit_ms = request.deadline.limit_ms(CLAIM_SHARE)
+            limit_ms = (
+                request.deadline.limit_ms(CLAIM_SHARE)
+                if is_claimed
+                else request.deadline.limit_ms(keep_share=ANSWER_SHARE)
+            )
             pending = None if seen is None else seen.pending
             first = await self._state.mark_written(
                 request.batch, claim, pending, position, limit_ms

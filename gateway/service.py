@@ -119,13 +119,16 @@ class ScoringService:
             decision, features, scored = await self._score(request, seen)
         overrule_decision(decision, self.rulebook.current, request.batch, features)
         claim = request.claim_of(decision)
-        earlier = await self._claims.claim(request, claim)
-        if earlier is not None:
-            return await self._repeat(request, earlier, accepted=True)
+        stored = await self._claims.claim(request, claim)
+        if stored is not None and stored.claim is not claim:
+            return await self._repeat(request, stored, accepted=True)
         # Kafka may take it and say so too late, and Valkey may lack the claim.
         self._claims.remember(request, claim, written=False)
         position = await self._write(request, decision)
-        earlier = await self._claims.mark_written(request, claim, seen, position)
+        is_claimed = stored is not None
+        earlier = await self._claims.mark_written(
+            request, claim, seen, position, is_claimed=is_claimed
+        )
         if earlier is not None:
             return await self._repeat(request, earlier, accepted=True)
         return Reply(Answer.of(decision, decision.transaction_id), is_replay=False, scored=scored)

@@ -57,3 +57,17 @@ async def test_claim_that_failed_is_made_good_by_the_mark(
     gateway.scorer.score_value = 0.99
     assert (await gateway.post(body())).json() == first.json()
     assert len(gateway.log.messages) == 1
+
+
+async def test_a_valkey_that_hangs_for_a_moment_changes_no_answer(
+    start_gateway: Any, body: Body
+) -> None:
+    """The other replica can neither read nor claim; it waits for the mark while there is time."""
+    async with start_gateway(budget_ms=2_000) as one, start_gateway(budget_ms=2_000) as other:
+        first = await one.post(body())
+        await other.state.ping(1_000)
+        await one.state._link.call("pause", [("CLIENT", "PAUSE", "1200", "ALL")], 1_000)
+        again = await other.post(body())
+        assert again.json() == first.json()
+        assert again.headers["idempotent-replayed"] == "true"
+        assert await other.metric('flagger_gateway_errors_total{kind="claim_failed"}') == 1
