@@ -231,8 +231,9 @@ class GatewayClient:
         self, url: str, api_key: str | None = None, *, timeout_s: float = 2.0, **options: Any
     ) -> None:
         self._client = AsyncGatewayClient(url, api_key, timeout_s=timeout_s, **options)
-        self._thread = LoopThread()
-        weakref.finalize(self, self._thread.end)  # no thread outlives a client that is forgotten
+        self._thread = LoopThread(at_end=self._client.close)
+        # Neither a thread nor a connection outlives a client that is forgotten.
+        weakref.finalize(self, self._thread.end)
 
     def score(self, transaction: Mapping[str, Any]) -> Answer:
         """Return the decision about one transaction, which must have an id of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
@@ -23,9 +23,13 @@ class LoopThread:
 
     A process that forks first and works then has a loop of its own; the thread of one that has
     worked before does not come along.
+
+    Args:
+        at_end: The last thing that the loop runs, however it ends: closes what it has opened.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._at_end = at_end
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_ended = False
@@ -60,12 +64,14 @@ class LoopThread:
 
     def _start(self) -> asyncio.AbstractEventLoop:
         self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-        thread = threading.Thread(target=_serve, args=(self._loop,), name="loop", daemon=True)
-        thread.start()
+        work = (self._loop, self._at_end)
+        threading.Thread(target=_serve, args=work, name="loop", daemon=True).start()
         return self._loop
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(
+    loop: asyncio.AbstractEventLoop, at_end: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
@@ -73,5 +79,6 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         for task in left:
             task.cancel()
         loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(at_end())
     finally:
         loop.close()

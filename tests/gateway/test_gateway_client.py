@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
@@ -171,14 +173,16 @@ async def raw_server(
         serving.append(asyncio.create_task(handle(reader, writer)))
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
-    for task in serving:
-        task.cancel()
-    await asyncio.gather(*serving, return_exceptions=True)
-    for writer in writers:
-        writer.close()  # also of a task that never began
-    await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        for writer in writers:
+            writer.close()  # also of a task that never began
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 @pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n", b"HTTP"])
@@ -220,6 +224,27 @@ async def test_closing_ends_the_calls_of_other_threads() -> None:
             with pytest.raises(GatewayError):
                 await asyncio.wait_for(ended, 5)
         client.close()
+
+
+async def test_a_client_that_is_forgotten_closes_its_connection() -> None:
+    content = msgspec.json.encode(ANSWER)
+    has_ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(content) + content)
+        await reader.read()
+        has_ended.set()
+
+    async with raw_server(serve) as url:
+        others = set(threading.enumerate())
+        client = GatewayClient(url, timeout_s=5)
+        assert (await asyncio.to_thread(client.decision, "t")).decision == "approve"
+        (thread,) = (t for t in set(threading.enumerate()) - others if t.name == "loop")
+        del client
+        await asyncio.wait_for(has_ended.wait(), 5)
+        await asyncio.to_thread(thread.join, 5)
+    gc.collect()  # a connection that nobody closed would be reported, and fail this test
 
 
 def test_a_client_that_worked_before_a_fork_says_so_in_the_child(
