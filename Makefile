@@ -28,7 +28,7 @@ up: setup  ## Everything at work until Ctrl-C: Kafka, Triton, Valkey, streamer, 
 test: setup  ## Run the tests
 	$(RUN) pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
-chaos: setup  ## Kill 140 processes at random under load, prove that nothing is lost (ARGS="--seed 1")
+chaos: setup  ## Kill or stop 140 processes at random under load, prove that nothing is lost (ARGS="--seed 1")
 	$(RUN) pytest -m chaos -q tests/chaos tests/streamer tests/gateway $(ARGS)
 
 check: setup  ## Lint, formatting and types; changes nothing
