@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import queue
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,9 @@ GATEWAY_PRIORITY = 1
 """Payments that wait for an answer go first in Triton's queue, where its configuration has priority
 levels; ours has none, see `export.configs`."""
 STREAMER_PRIORITY = 2
+_MAX_IN_FLIGHT = 128
+"""Requests of one `Scorer` at a time, twice the largest setting of the streamer: as many may wait
+for scores as for explanations. Further ones wait for their turn."""
 MAX_EXPLAINED_ROWS = 8
 """Most rows of one request for contributions: about 1 ms of a core each, and whoever comes next
 waits for them."""
@@ -59,39 +62,39 @@ class Pending:
     """An answer that is under way. `result` waits for it.
 
     Args:
+        answer: What the client library will return or raise.
         n: Rows that were sent.
         model: Who was asked.
         read: Takes our array out of the client library's answer.
     """
 
-    def __init__(self, n: int, model: ModelName, read: Read = read_scores) -> None:
+    def __init__(
+        self, answer: Future[Any], n: int, model: ModelName, read: Read = read_scores
+    ) -> None:
+        self._answer = answer
         self._n = n
         self._model = model
         self._read = read
-        self._answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-
-    def _complete(self, result: Any, error: Any) -> None:
-        self._answers.put((result, error))
 
     @property
     def done(self) -> bool:
         """True if `result` will not wait."""
-        return not self._answers.empty()
+        return self._answer.done()
 
     def result(self, timeout_s: float) -> npt.NDArray[np.float32]:
-        """Return the scores, float32 [n], or the contributions, float32 [n, F + 1]; call it once.
+        """Return the scores, float32 [n], or the contributions, float32 [n, F + 1].
 
         Raises:
             ModelUnavailableError: Worth a retry; also when nothing came within `timeout_s`.
             ModelRefusedError: The same rows will be refused again.
         """
         try:
-            result, error = self._answers.get(timeout=timeout_s)
-        except queue.Empty:
+            result = self._answer.result(timeout_s)
+        except TimeoutError:
             raise ModelUnavailableError(
                 f"Triton did not answer for {self._model.name} within {timeout_s:.1f} s."
             ) from None
-        if error is not None:
+        except InferenceServerException as error:
             raise map_error(error, self._model) from error
         return self._read(result, self._n, self._model)
 
@@ -103,6 +106,9 @@ PendingScores = Pending
 class Scorer:
     """Pipelined scoring over one gRPC channel, for the streamer.
 
+    Each request under way has a thread that waits for its answer. The client library's own
+    `async_infer` starts a thread whenever nothing else is under way, and its caller waits for that.
+
     Args:
         url: host:port of Triton's gRPC endpoint.
         timeout_ms: Limit of one request, on the client and in the server's queue.
@@ -111,6 +117,7 @@ class Scorer:
     def __init__(self, url: str, *, timeout_ms: int) -> None:
         self._timeout_ms = timeout_ms
         self._client = triton.InferenceServerClient(**endpoint(url), channel_args=CHANNEL_OPTIONS)
+        self._threads = ThreadPoolExecutor(_MAX_IN_FLIGHT, thread_name_prefix="triton")
 
     def submit(self, rows: npt.NDArray[np.float32], model: ModelName) -> PendingScores:
         """Send float32 [n, F] rows; returns at once."""
@@ -134,18 +141,17 @@ class Scorer:
         outputs: list[Any] | None,
         read: Read,
     ) -> Pending:
-        pending = Pending(len(rows), model, read)
-        self._client.async_infer(
+        answer = self._threads.submit(
+            self._client.infer,
             model.name,
             request_of(rows),
-            pending._complete,  # noqa: SLF001 - the two classes are one mechanism
             model_version=model.version,
             outputs=outputs,
             priority=STREAMER_PRIORITY,
             timeout=timeout_ms * 1000,
             client_timeout=timeout_ms / 1000,
         )
-        return pending
+        return Pending(answer, len(rows), model, read)
 
     def score(self, rows: npt.NDArray[np.float32], model: ModelName) -> npt.NDArray[np.float32]:
         """Send rows and wait for the scores, float32 [n]."""
@@ -174,8 +180,9 @@ class Scorer:
             )
 
     def close(self) -> None:
-        """Close the channel."""
+        """Close the channel; requests under way are cancelled."""
         self._client.close()
+        self._threads.shutdown(cancel_futures=True)
 
 
 class AsyncScorer:
