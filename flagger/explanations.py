@@ -62,6 +62,11 @@ class PendingExplanations:
             self._receive()
         return self._pending is None
 
+    def wait(self, limit_s: float) -> None:
+        """Wait up to `limit_s` seconds for the answer under way; then ask for `done`."""
+        if self._pending is not None:
+            self._pending.wait(min(limit_s, self._left_s()))
+
     def result(self) -> npt.NDArray[np.float32]:
         """Return the contributions, float32 [n, F + 1]; rows of NaN are unexplained. Call it once.
 

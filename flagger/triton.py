@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,10 @@ class Pending:
     def done(self) -> bool:
         """True if `result` will not wait."""
         return self._answer.done()
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until `done`, up to `limit_s` seconds."""
+        wait([self._answer], limit_s)
 
     def result(self, timeout_s: float) -> npt.NDArray[np.float32]:
         """Return the scores, float32 [n], or the contributions, float32 [n, F + 1].

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from flagger.errors import ModelRefusedError, ModelUnavailableError, StateStoreError
+from flagger.errors import ModelUnavailableError, StateStoreError
 from flagger.features import ALREADY_APPLIED, DUPLICATE, LATE, MOVED
 from flagger.live_rulebook import LiveRulebook
 from flagger.triton import PendingScores
-from streamer.canary import CanaryPart
 from streamer.commits import Commits
 from streamer.hot_state import HotState
+from streamer.in_flight import InFlight
 from streamer.metrics import StreamerMetrics
 from streamer.outputs import OutputWriter
 from streamer.scoring import PatientScorer
@@ -26,55 +26,6 @@ from streamer.tried import TriedModels
 from streamer.verdicts import Judge, Verdicts
 
 __all__ = ["Batches"]
-
-
-@dataclass(slots=True)
-class _InFlight:
-    """A segment whose state has moved and whose outputs are not written yet.
-
-    Attributes:
-        segment: The messages.
-        rows: The segment's rows that Triton scores, intp [n].
-        features: What it was sent, float32 [n, F].
-        hashes: Fingerprints of the features, uint64 [n].
-        forwarded: Rows that the gateway has decided already.
-        counted: Rows that moved the state for the first time: they belong in the activity log.
-        pending: The live version's answer under way; None if it was not asked.
-        canary: The rows that a candidate decides.
-        verdicts: What is decided, once the answer is there.
-        refused: Rows of the segment that the model server refuses, with why.
-    """
-
-    segment: Segment
-    rows: npt.NDArray[np.intp]
-    features: npt.NDArray[np.float32]
-    hashes: npt.NDArray[np.uint64]
-    forwarded: list[int]
-    counted: npt.NDArray[np.bool_]
-    pending: PendingScores | None
-    canary: CanaryPart | None = None
-    verdicts: Verdicts | None = None
-    refused: dict[int, ModelRefusedError] = field(default_factory=dict)
-
-    @property
-    def is_live(self) -> npt.NDArray[np.bool_]:
-        """Which rows the live version decides, bool [n]."""
-        if self.canary is None:
-            return np.ones(len(self.rows), dtype=np.bool_)
-        return ~self.canary.mask
-
-    def has_answers(self) -> bool:
-        """Return True if deciding will not wait for scores."""
-        if self.pending is not None and not self.pending.done:
-            return False
-        return self.canary is None or self.canary.has_answer()
-
-    def keep(self, good: npt.NDArray[np.bool_]) -> None:
-        """Drop the other rows; `good` is bool [n]."""
-        self.rows, self.hashes = self.rows[good], self.hashes[good]
-        self.features = self.features[good]
-        if self.canary is not None:
-            self.canary.mask = self.canary.mask[good]
 
 
 class Batches:
@@ -114,7 +65,7 @@ class Batches:
         self._clock_ms = clock_ms
         self._tried = tried
         self._rulebook = rulebook
-        self._in_flight: deque[_InFlight] = deque()
+        self._in_flight: deque[InFlight] = deque()
         self._first_live = np.zeros(1, dtype=np.int64)
         self.processed: dict[int, int] = {}
 
@@ -157,7 +108,7 @@ class Batches:
             asked = chosen if canary is None else chosen[~canary.mask]
             pending = self._scorer.submit(asked) if len(asked) else None
         self._in_flight.append(
-            _InFlight(segment, rows, chosen, hashes[rows], forwarded, counted, pending, canary)
+            InFlight(segment, rows, chosen, hashes[rows], forwarded, counted, pending, canary)
         )
         self.processed |= segment.polled.end_offsets()
         self._show_forwarded(segment, features.rows, forwarded)
@@ -198,7 +149,15 @@ class Batches:
             self._write_first()
         self._metrics.in_flight.set(len(self._in_flight))
 
-    def _decided(self, batch: _InFlight) -> Verdicts:
+    def write_within(self, limit_s: float) -> None:
+        """As `write_answered`, and wait up to `limit_s` seconds for answers under way."""
+        deadline_s = time.monotonic() + limit_s
+        self.write_answered()
+        while self._in_flight and (left_s := deadline_s - time.monotonic()) > 0:
+            self._in_flight[0].wait(left_s)
+            self.write_answered()
+
+    def _decided(self, batch: InFlight) -> Verdicts:
         """Decide, by the model or without it, then by lists and rules."""
         verdicts = self._judged(batch)
         overruler = self._rulebook.current
@@ -207,7 +166,7 @@ class Batches:
         transactions = batch.segment.decoded.transactions.take(batch.rows)
         return verdicts.overruled_by(overruler, transactions, batch.features)
 
-    def _judged(self, batch: _InFlight) -> Verdicts:
+    def _judged(self, batch: InFlight) -> Verdicts:
         """Wait for the scores and decide; rows that are refused leave the batch."""
         if not len(batch.rows):
             return self._judge.by_rules(batch.features)
@@ -232,7 +191,7 @@ class Batches:
         verdicts = self._judge.by_model(batch.features[live], scores[live], waited_ms[live])
         return batch.canary.decided(scores[~live], waited_ms, verdicts)
 
-    def _scores(self, batch: _InFlight) -> npt.NDArray[np.float32]:
+    def _scores(self, batch: InFlight) -> npt.NDArray[np.float32]:
         """Wait for the scores, float32 [n], each by its version; NaN where they are refused.
 
         What the canary does not answer is asked of the live version.
@@ -253,7 +212,7 @@ class Batches:
 
     def _live_scores(
         self,
-        batch: _InFlight,
+        batch: InFlight,
         which: npt.NDArray[np.bool_] | slice,
         pending: PendingScores,
     ) -> npt.NDArray[np.float32]:
@@ -268,7 +227,7 @@ class Batches:
         self,
         features: npt.NDArray[np.float32],
         scores: npt.NDArray[np.float32],
-        batch: _InFlight,
+        batch: InFlight,
         which: npt.NDArray[np.bool_] | slice,
     ) -> None:
         keys = batch.segment.decoded.transactions.category_keys[batch.rows[which]]

@@ -44,6 +44,12 @@ class _Both:
     def done(self) -> bool:
         return all(part is None or part.done for part in self.parts)
 
+    def wait(self, limit_s: float) -> None:
+        for part in self.parts:
+            if part is not None and not part.done:
+                part.wait(limit_s)
+                return
+
 
 def merged(live: Verdicts, mine: Verdicts, tried: Tried) -> Verdicts:
     """Return the decisions of both as those of one batch, n rows, `tried.mask` telling whose.
@@ -99,6 +105,11 @@ class CanaryPart:
         if self.end_s is None:
             self.end_s = time.monotonic() + self.lane.timeout_s
         return self.pending.done or time.monotonic() >= self.end_s
+
+    def wait(self, limit_s: float) -> None:
+        """Wait for what `has_answer` waits for, up to `limit_s` seconds."""
+        left_s = limit_s if self.end_s is None else self.end_s - time.monotonic()
+        self.pending.wait(max(min(limit_s, left_s), 0.0))
 
     def scores(self) -> npt.NDArray[np.float32] | None:
         """Return the candidate's scores, float32 [k]; None: it does not answer. Call it once."""

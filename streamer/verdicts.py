@@ -34,6 +34,9 @@ class Waiting(Protocol):
     def done(self) -> bool:
         """True once it has come."""
 
+    def wait(self, limit_s: float) -> None:
+        """Wait for a part of it that is under way, up to `limit_s` seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tried:
