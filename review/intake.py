@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from flagger.errors import CaseStoreError, StackError, StateStoreError
 from flagger.kafka import client_config, is_fatal
+from flagger.leave_group import leave_group
 from flagger.settings import Settings
 
 __all__ = ["Intake", "consumer_config", "stay_in_group"]
@@ -170,4 +171,4 @@ class Intake:
 
     def close(self) -> None:
         """Leave the group."""
-        self._consumer.close()
+        leave_group(self._consumer)

@@ -18,6 +18,7 @@ from confluent_kafka import (
 
 from flagger.errors import BadMessageError, StackError
 from flagger.kafka import client_config
+from flagger.leave_group import leave_group
 from flagger.settings import Settings
 from flagger.tracing import traceparent_of
 from streamer.group_progress import GroupProgress
@@ -275,7 +276,7 @@ class TransactionSource:
         self._group.close()
         if self._payloads is not None:
             self._payloads.close()
-        self._consumer.close()
+        leave_group(self._consumer)
 
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._closing:  # a rebalance was under way: leaving comes next, nothing answers any more

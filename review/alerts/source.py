@@ -16,6 +16,7 @@ from confluent_kafka import (
 
 from flagger.errors import StackError
 from flagger.kafka import client_config, is_fatal
+from flagger.leave_group import leave_group
 from flagger.settings import Settings
 
 __all__ = ["AlertSource"]
@@ -114,7 +115,7 @@ class AlertSource:
 
     def close(self) -> None:
         """Leave the group; `on_revoke` is called first."""
-        self._consumer.close()
+        leave_group(self._consumer)
 
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -76,6 +77,8 @@ class Nobody:
     def end(self, _topic: str, _partition: int) -> int:
         return 100
 
+    def close(self) -> None: ...
+
 
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> TransactionSource:
@@ -114,3 +117,16 @@ def test_a_message_taken_before_a_rebalance_is_left_to_the_new_owner(
     polled = source.poll(10, 0, 0)
     assert polled is not None
     assert polled.end_offsets() == {0: 8}
+
+
+def test_closing_does_not_wait_for_a_client_library_that_hangs(
+    source: TransactionSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """librdkafka#4884: a rebalance that comes up meanwhile is never answered."""
+    end = threading.Event()
+    consumer: Any = source._consumer
+    consumer.close = lambda: end.wait(30)
+    monkeypatch.setattr("flagger.leave_group.LEAVE_S", 0.05)
+    source.close()
+    assert "did not leave the consumer group" in caplog.text
+    end.set()
