@@ -154,7 +154,9 @@ class Batches:
         deadline_s = time.monotonic() + limit_s
         self.write_answered()
         while self._in_flight and (left_s := deadline_s - time.monotonic()) > 0:
-            self._in_flight[0].wait(left_s)
+            first = self._in_flight[0]
+            with self._metrics.timed("wait_reasons" if first.verdicts else "wait_scores"):
+                first.wait(left_s)
             self.write_answered()
 
     def _decided(self, batch: InFlight) -> Verdicts:
