@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future
-
-from confluent_kafka import Consumer
+from typing import Any, Protocol
 
 __all__ = ["LEAVE_S", "leave_group"]
 
@@ -22,7 +21,14 @@ or fails within 12 s, and shorter than the minute after which Kubernetes kills."
 _log = logging.getLogger(__name__)
 
 
-def leave_group(consumer: Consumer) -> None:
+class Member(Protocol):
+    """A consumer of the client library; `flagger` does not import that."""
+
+    def close(self) -> Any:
+        """Leave the group."""
+
+
+def leave_group(consumer: Member) -> None:
     """Close the consumer; its revoke callback runs first, in another thread.
 
     What a callback raises is raised here. After `LEAVE_S` the consumer is given up: the
