@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -26,12 +27,14 @@ from flagger.settings import Settings
 from flagger.state.records import TERMINAL_BUCKET_MS
 from streamer.payload_writer import PayloadWriter
 
-__all__ = ["Pace", "ReplayProducer", "encode_transactions", "slices"]
+__all__ = ["Pace", "PaceClock", "ReplayProducer", "chunks_of", "encode_transactions"]
 
 CHUNK_ROWS = 8_192
 """Most transactions of a chunk."""
 CHUNK_MS = TERMINAL_BUCKET_MS
 """Longest event time of a chunk."""
+_CHUNK_S = 0.1
+"""With a rate, the longest chunk: encoded in one piece, which costs a row less than ten pieces."""
 _SLICE_S = 0.005
 """With a rate, messages go out in slices of this length."""
 _FLUSH_S = 60.0
@@ -137,23 +140,20 @@ class ReplayProducer:
             StackError: The broker refused or did not take a message.
         """
         pace = pace or Pace()
-        start_s = time.monotonic()
-        first_ms: int | None = None
+        clock = PaceClock(pace)
         handed = before_last = 0
-        for rows in slices(chunks, pace):
-            if first_ms is None:
-                first_ms = pc.cast(rows["event_time"][0], pa.int64()).as_py()
-            if pace.per_s is not None:
-                _sleep_until(start_s + handed / pace.per_s)
-            if pace.speed_up is not None:
-                ahead_ms = pc.cast(rows["event_time"][0], pa.int64()).as_py() - first_ms
-                _sleep_until(start_s + ahead_ms / 1000 / pace.speed_up)
+        for rows in chunks_of(chunks, pace):
             self._wait_for(before_last)
             before_last = handed
+            clock.wait_until_due(handed, rows["event_time"][0])
             self._send_labels(rows)
-            self._send(rows)
-            handed += len(rows)
-            on_progress(len(rows))
+            values = self._payloads.write(encode_transactions(rows))
+            messages = zip(values, rows["customer_id"].to_pylist(), strict=True)
+            for start in range(0, len(rows), clock.slice_rows):
+                clock.wait_until_due(handed, rows["event_time"][start])
+                n = self._send(islice(messages, clock.slice_rows))
+                handed += n
+                on_progress(n)
         left = self._transactions.flush(_FLUSH_S) + self._label_producer.flush(_FLUSH_S)
         if left or self._failure is not None:
             raise StackError(
@@ -174,11 +174,11 @@ class ReplayProducer:
         self._label_producer.close()
         self._payloads.close()
 
-    def _send(self, rows: pa.RecordBatch) -> None:
+    def _send(self, messages: Iterable[tuple[bytes, str]]) -> int:
         topic = self._settings.transactions_topic
         produce = self._transactions.produce
-        keys = rows["customer_id"].to_pylist()
-        for value, key in zip(self._payloads.write(encode_transactions(rows)), keys, strict=True):
+        n = 0
+        for n, (value, key) in enumerate(messages, start=1):  # noqa: B007 - counts
             while True:
                 try:
                     produce(topic, value, key)
@@ -187,6 +187,7 @@ class ReplayProducer:
                 else:
                     break
         self._transactions.poll(0)
+        return n
 
     def _send_labels(self, rows: pa.RecordBatch) -> None:
         if not self._with_labels:
@@ -211,13 +212,11 @@ class ReplayProducer:
             self._failure = self._failure or error
 
 
-def slices(chunks: Iterable[pa.RecordBatch], pace: Pace) -> Iterator[pa.RecordBatch]:
-    """Cut the chunks into what is sent at once: at most `CHUNK_ROWS` rows and `CHUNK_MS`."""
+def chunks_of(chunks: Iterable[pa.RecordBatch], pace: Pace) -> Iterator[pa.RecordBatch]:
+    """Cut rows into chunks of at most `CHUNK_ROWS`, `CHUNK_MS` and, with a rate, `_CHUNK_S`."""
     size = CHUNK_ROWS
     if pace.per_s is not None:
-        size = max(1, min(CHUNK_ROWS, int(pace.per_s * _SLICE_S)))
-    elif pace.speed_up is not None:
-        size = 1
+        size = max(1, min(CHUNK_ROWS, int(pace.per_s * _CHUNK_S)))
     for chunk in chunks:
         times_ms = pc.cast(chunk["event_time"], pa.int64()).to_numpy()
         start = 0
@@ -226,6 +225,31 @@ def slices(chunks: Iterable[pa.RecordBatch], pace: Pace) -> Iterator[pa.RecordBa
             length = int(np.argmax(late)) if late.any() else size
             yield chunk.slice(start, length)
             start += length
+
+
+class PaceClock:
+    """Starts with the first row that is waited for."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._start_s = time.monotonic()
+        self._first_ms: int | None = None
+        self.slice_rows = CHUNK_ROWS
+        if pace.per_s is not None:
+            self.slice_rows = max(1, min(CHUNK_ROWS, int(pace.per_s * _SLICE_S)))
+        elif pace.speed_up is not None:
+            self.slice_rows = 1
+
+    def wait_until_due(self, sent_before: int, event_time: pa.Scalar) -> None:
+        """Wait for the moment of a row; so many others are sent before it."""
+        event_time_ms = event_time.value
+        if self._first_ms is None:
+            self._first_ms = event_time_ms
+        if self._pace.per_s is not None:
+            _sleep_until(self._start_s + sent_before / self._pace.per_s)
+        if self._pace.speed_up is not None:
+            ahead_s = (event_time_ms - self._first_ms) / 1000
+            _sleep_until(self._start_s + ahead_s / self._pace.speed_up)
 
 
 def _sleep_until(moment_s: float) -> None:

@@ -81,6 +81,11 @@ class Backend:
     warnings: list[str]
     repository: Path
 
+    @property
+    def explained_by_xgboost(self) -> list[str]:
+        """What was logged of a model that has no tables."""
+        return [text for text in self.warnings if "more slowly" in text]
+
     def load(self, config: dict[str, Any]) -> Any:
         model = self.module.TritonPythonModel()
         arguments = {

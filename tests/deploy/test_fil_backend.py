@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -118,9 +120,46 @@ def test_shap_is_xgboosts_own_with_the_bias_last(backend: Any, booster: Any) -> 
     rows = random_rows(30)
     (answer,) = ask(backend.load(config({OUTPUT: 1, SHAP: COLUMNS + 1})), rows)
     expected = booster.predict(xgboost.DMatrix(rows), pred_contribs=True)
-    np.testing.assert_array_equal(answer[SHAP], expected)
+    np.testing.assert_allclose(answer[SHAP], expected, atol=1e-6)
     margins = booster.inplace_predict(rows, predict_type="margin")
     np.testing.assert_allclose(answer[SHAP].sum(axis=1), margins, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 6])
+def test_tables_explain_as_xgboost_does(backend: Any, depth: int) -> None:
+    deep = train(max_depth=depth, min_child_weight=0)  # deeper than there are features: they recur
+    deep.save_model(backend.repository / "1" / "xgboost.json")
+    model = backend.load(config({OUTPUT: 1, SHAP: COLUMNS + 1}))
+    rows = random_rows(300, seed=7)
+    (answer,) = ask(model, rows)
+    assert backend.explained_by_xgboost == []
+    expected = deep.predict(xgboost.DMatrix(rows), pred_contribs=True)
+    np.testing.assert_allclose(answer[SHAP], expected, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ({"booster": "dart"}, "weights of their own"),
+        ({"max_depth": 12, "min_child_weight": 0, "tables": 1_000}, "need"),
+        ({"base_score": 0.5, "min_split_loss": 1e9}, "0 need|depth 0"),
+    ],
+)
+def test_what_has_no_tables_is_explained_by_xgboost(
+    backend: Any, parameters: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = parameters.pop("tables", None)
+    if limit is not None:
+        monkeypatch.setattr(sys.modules["treeshap"], "MAX_TABLE_BYTES", limit)
+    other = train(**parameters)
+    other.save_model(backend.repository / "1" / "xgboost.json")
+    model = backend.load(config({OUTPUT: 1, SHAP: COLUMNS + 1}))
+    (reason,) = backend.explained_by_xgboost
+    assert re.search(why, reason)
+    rows = random_rows(10)
+    (answer,) = ask(model, rows)
+    expected = other.predict(xgboost.DMatrix(rows), pred_contribs=True)
+    np.testing.assert_array_equal(answer[SHAP], expected)
 
 
 def test_infinite_values_are_explained_too(backend: Any, booster: Any) -> None:

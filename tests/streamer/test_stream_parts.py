@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from flagger.state.records import TERMINAL_BUCKET_MS
 from streamer.metrics import BulkHistogram
-from streamer.produce import CHUNK_ROWS, Pace, slices
+from streamer.produce import CHUNK_ROWS, Pace, PaceClock, chunks_of
 from streamer.side_logs import decode_activity, encode_activity
 
 DAY_MS = 86_400_000
@@ -52,8 +52,29 @@ def rows(times_ms: list[int]) -> pa.RecordBatch:
 
 def test_a_chunk_is_half_a_day_and_so_many_rows_at_most() -> None:
     dense = list(range(CHUNK_ROWS + 10))
-    assert [len(part) for part in slices([rows(dense)], Pace())] == [CHUNK_ROWS, 10]
+    assert [len(part) for part in chunks_of([rows(dense)], Pace())] == [CHUNK_ROWS, 10]
     sparse = [0, TERMINAL_BUCKET_MS - 1, TERMINAL_BUCKET_MS, 5 * DAY_MS]
-    assert [len(part) for part in slices([rows(sparse)], Pace())] == [2, 1, 1]
-    assert [len(part) for part in slices([rows(dense[:30])], Pace(per_s=2_000))] == [10, 10, 10]
-    assert [len(part) for part in slices([rows(dense[:3])], Pace(speed_up=2.0))] == [1, 1, 1]
+    assert [len(part) for part in chunks_of([rows(sparse)], Pace())] == [2, 1, 1]
+    tenths = chunks_of([rows(dense[:500])], Pace(per_s=2_000))
+    assert [len(part) for part in tenths] == [200, 200, 100]
+
+
+def test_rows_wait_for_their_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr("streamer.produce.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("streamer.produce.time.sleep", lambda s: now_s.__setitem__(0, now_s[0] + s))
+
+    def moments_s(pace: Pace, times_ms: list[int]) -> list[float]:
+        times, start_s, clock = rows(times_ms)["event_time"], now_s[0], PaceClock(pace)
+        found = []
+        for i in range(0, len(times), clock.slice_rows):
+            clock.wait_until_due(i, times[i])
+            found.append(now_s[0] - start_s)
+        return found
+
+    times_ms = [7_000, 7_500, 9_000, 10_000]
+    assert moments_s(Pace(), times_ms) == [0.0]
+    assert moments_s(Pace(per_s=200.0), times_ms) == pytest.approx([0.0, 0.005, 0.01, 0.015])
+    assert moments_s(Pace(speed_up=2.0), times_ms) == pytest.approx([0.0, 0.25, 1.0, 1.5])
+    both = Pace(per_s=400.0, speed_up=1_000.0)  # 2 rows in 5 ms; 2 s of events in 2 ms
+    assert moments_s(both, times_ms) == pytest.approx([0.0, 0.005])

@@ -11,10 +11,12 @@ import os
 import sys
 
 sys.path.insert(0, os.environ["FLAGGER_TRITON_SITE_PACKAGES"])
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 import xgboost as xgb
+from treeshap import TreeShap, read_trees
 
 INPUT, OUTPUT, SHAP_OUTPUT = "input__0", "output__0", "treeshap_output"
 FILES = {"xgboost_json": "xgboost.json"}
@@ -73,6 +75,7 @@ class TritonPythonModel:
         self._booster = xgb.Booster(model_file=path)
         self._booster.set_param({"nthread": threads if threads > 0 else os.cpu_count()})
         self._check(outputs)
+        self._tables = self._read_tables(path) if self._explains else None
 
     def _check(self, outputs):
         """Refuse a model that does not fit its configuration; it also scores its first row."""
@@ -96,6 +99,15 @@ class TritonPythonModel:
                 "predict_proba with dims [1]: the real FIL backend up to 25.08 answers other "
                 "numbers; dims [2] is right in all releases"
             )
+
+    def _read_tables(self, path):
+        """Return the tables that explain the model; None: xgboost's own recursion must."""
+        trees, why_not = read_trees(path)
+        if trees is None:
+            pb_utils.Logger.log_warn(f"explanations come from xgboost, more slowly: {why_not}")
+            return None
+        bias = self._explain_by_xgboost(np.zeros((1, self._columns), dtype=np.float32))[0, -1]
+        return TreeShap(trees, self._columns, bias)
 
     def execute(self, requests):
         """Score all requests of a batch in one call; a bad one gets its own error."""
@@ -137,7 +149,10 @@ class TritonPythonModel:
         # DMatrix refuses infinities, one such row would fail all requests of the batch; the
         # largest number takes the same branches.
         finite = np.nan_to_num(rows, nan=np.nan, posinf=_LARGEST, neginf=-_LARGEST)
-        matrix = xgb.DMatrix(finite, missing=np.nan)
+        return self._tables.explain(finite) if self._tables else self._explain_by_xgboost(finite)
+
+    def _explain_by_xgboost(self, rows):
+        matrix = xgb.DMatrix(rows, missing=np.nan)
         # Requests have columns, not names; a model may have been trained with names.
         contributions = self._booster.predict(matrix, pred_contribs=True, validate_features=False)
         return contributions.astype(np.float32)
