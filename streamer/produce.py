@@ -217,6 +217,8 @@ def chunks_of(chunks: Iterable[pa.RecordBatch], pace: Pace) -> Iterator[pa.Recor
     size = CHUNK_ROWS
     if pace.per_s is not None:
         size = max(1, min(CHUNK_ROWS, int(pace.per_s * _CHUNK_S)))
+    elif pace.speed_up is not None:
+        size = 1  # its label must not be hours ahead of it
     for chunk in chunks:
         times_ms = pc.cast(chunk["event_time"], pa.int64()).to_numpy()
         start = 0

@@ -142,7 +142,7 @@ def test_tables_explain_as_xgboost_does(backend: Any, depth: int) -> None:
     [
         ({"booster": "dart"}, "weights of their own"),
         ({"max_depth": 12, "min_child_weight": 0, "tables": 1_000}, "need"),
-        ({"base_score": 0.5, "min_split_loss": 1e9}, "0 need|depth 0"),
+        ({"base_score": 0.5, "min_split_loss": 1e9}, "depth 0"),
     ],
 )
 def test_what_has_no_tables_is_explained_by_xgboost(

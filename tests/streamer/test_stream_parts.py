@@ -57,6 +57,7 @@ def test_a_chunk_is_half_a_day_and_so_many_rows_at_most() -> None:
     assert [len(part) for part in chunks_of([rows(sparse)], Pace())] == [2, 1, 1]
     tenths = chunks_of([rows(dense[:500])], Pace(per_s=2_000))
     assert [len(part) for part in tenths] == [200, 200, 100]
+    assert [len(part) for part in chunks_of([rows(dense[:3])], Pace(speed_up=2.0))] == [1, 1, 1]
 
 
 def test_rows_wait_for_their_moment(monkeypatch: pytest.MonkeyPatch) -> None:

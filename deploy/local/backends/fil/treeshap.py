@@ -57,7 +57,7 @@ class TreeShap:
         self._features, self._bias = features, bias
         self._read_nodes(trees)
         paths = [path for tree, start in zip(trees, self._starts) for path in _paths(tree, start)]
-        self._depth = depth = max(len(steps) for steps, _ in paths)
+        depth = max(len(steps) for steps, _ in paths)
         leaves = len(paths)
         values = np.array([value for _, value in paths])
         # Steps [depth, leaves]; a path that is shorter ends with steps that every row agrees with.
