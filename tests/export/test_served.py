@@ -80,11 +80,19 @@ class Served:
         return httpx.get(f"http://{self.http_url}{path}", trust_env=False).status_code
 
     def answered(self, entry: str, version: str) -> int:
-        """Return how many requests this load of the version has answered."""
+        """Return how many requests this load of the version has answered, once nothing is asked.
+
+        A backend counts a request after it has sent the answer, so the count may still rise for
+        a moment: it is asked until it stays.
+        """
         client = triton.InferenceServerClient(self.url)
         try:
-            found = client.get_inference_statistics(entry, version).model_stats[0]
-            return int(found.inference_stats.success.count)
+            counts = [-1]
+            while len(counts) < 2 or counts[-1] != counts[-2]:
+                time.sleep(0.05)
+                found = client.get_inference_statistics(entry, version).model_stats[0]
+                counts.append(int(found.inference_stats.success.count))
+            return counts[-1]
         finally:
             client.close()
 
