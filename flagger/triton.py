@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "CHANNEL_OPTIONS",
     "GATEWAY_PRIORITY",
     "MAX_EXPLAINED_ROWS",
+    "MAX_UNDER_WAY",
     "STREAMER_PRIORITY",
     "AsyncScorer",
     "ModelName",
@@ -53,6 +55,14 @@ STREAMER_PRIORITY = 2
 _MAX_IN_FLIGHT = 128
 """Requests of one `Scorer` at a time, twice the largest setting of the streamer: as many may wait
 for scores as for explanations. Further ones wait for their turn."""
+ANSWER_LIMIT_MS = 2_000
+"""Limit, in the client library, of a request whose caller waits for less. A limit that passes there
+cancels the request in the server, and Tritons of 2024 and early 2025 can die of a request that is
+cancelled while it is answered (server issues 7368 and 8034): under overload, when they are needed
+most. So the caller stops waiting, and the server answers nobody."""
+MAX_UNDER_WAY = 64
+"""Requests of one `AsyncScorer` not answered yet, whether anybody waits for them or not."""
+_CLOSE_S = 1.0
 MAX_EXPLAINED_ROWS = 8
 """Most rows of one request for contributions: about 1 ms of a core each, and whoever comes next
 waits for them."""
@@ -125,7 +135,7 @@ class Scorer:
 
     def submit(self, rows: npt.NDArray[np.float32], model: ModelName) -> PendingScores:
         """Send float32 [n, F] rows; returns at once."""
-        return self._send(rows, model, self._timeout_ms, None, read_scores)
+        return self._send(rows, model, self._timeout_ms, self._timeout_ms, None, read_scores)
 
     def explain(self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: int) -> Pending:
         """Ask why: the contributions of float32 [n, F] rows, float32 [n, F + 1]; returns at once.
@@ -133,15 +143,18 @@ class Scorer:
         Args:
             rows: 1 to MAX_EXPLAINED_ROWS rows.
             model: The entry that explains (`flagger.models.EXPLAIN_ENTRY`) and the version.
-            timeout_ms: Limit of this request.
+            timeout_ms: How long the caller will wait.
         """
-        return self._send(rows, model, timeout_ms, explanation_outputs(), read_contributions)
+        limit_ms = max(timeout_ms, ANSWER_LIMIT_MS)
+        outputs = explanation_outputs()
+        return self._send(rows, model, timeout_ms, limit_ms, outputs, read_contributions)
 
     def _send(
         self,
         rows: npt.NDArray[np.float32],
         model: ModelName,
         timeout_ms: int,
+        limit_ms: int,
         outputs: list[Any] | None,
         read: Read,
     ) -> Pending:
@@ -153,7 +166,7 @@ class Scorer:
             outputs=outputs,
             priority=STREAMER_PRIORITY,
             timeout=timeout_ms * 1000,
-            client_timeout=timeout_ms / 1000,
+            client_timeout=limit_ms / 1000,
         )
         return Pending(answer, len(rows), model, read)
 
@@ -190,9 +203,14 @@ class Scorer:
 
 
 class AsyncScorer:
-    """Scoring on an event loop, for the gateway. Cancelling the call cancels it in the server."""
+    """Scoring on an event loop, for the gateway.
+
+    Whoever gives up, by its limit or because it is cancelled, leaves the request to the server
+    (`ANSWER_LIMIT_MS` says why). At most `MAX_UNDER_WAY` are with it; further ones fail at once.
+    """
 
     def __init__(self, url: str) -> None:
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._client = triton_aio.InferenceServerClient(
             **endpoint(url), channel_args=CHANNEL_OPTIONS
         )
@@ -226,20 +244,40 @@ class AsyncScorer:
         outputs: list[Any] | None,
         read: Read,
     ) -> npt.NDArray[np.float32]:
-        try:
-            result = await self._client.infer(
+        if len(self._under_way) >= MAX_UNDER_WAY:
+            raise ModelUnavailableError(
+                f"Triton has not answered {MAX_UNDER_WAY} requests of this process yet, the most "
+                f"there may be: it is too slow, or hangs."
+            )
+        answer = asyncio.create_task(
+            self._client.infer(
                 model.name,
                 request_of(rows),
                 model_version=model.version,
                 outputs=outputs,
                 priority=GATEWAY_PRIORITY,
                 timeout=max(int(timeout_ms * 1000), 1),
-                client_timeout=timeout_ms / 1000,
+                client_timeout=max(timeout_ms, ANSWER_LIMIT_MS) / 1000,
                 headers=trace_headers(),
             )
+        )
+        self._under_way.add(answer)
+        answer.add_done_callback(self._answered)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                result = await asyncio.shield(answer)
+        except TimeoutError:
+            raise ModelUnavailableError(
+                f"Triton did not answer for {model.name} within {timeout_ms:.0f} ms."
+            ) from None
         except InferenceServerException as error:
             raise map_error(error, model) from error
         return read(result, len(rows), model)
+
+    def _answered(self, answer: asyncio.Task[Any]) -> None:
+        self._under_way.discard(answer)
+        if not answer.cancelled():
+            answer.exception()  # somebody has seen it, or nobody wants to
 
     async def is_ready(self, model: ModelName) -> bool:
         """Return True if the server answers and the model version is loaded."""
@@ -251,5 +289,7 @@ class AsyncScorer:
             return False
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Close the channel; what is under way has a second to be answered."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=_CLOSE_S)
         await self._client.close()

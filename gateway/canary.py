@@ -167,7 +167,6 @@ class GatewayCanary:
         own = on.codes.written(asked.row, keys)
         try:
             async with asyncio.timeout(patience_ms / 1000):
-                # The limit in the server is the whole rest: short ones crash older Tritons.
                 scores = await scorer.score(own, on.serving.model, left_ms)
         except (TimeoutError, ModelError):
             self._metrics.canary_failures.inc()

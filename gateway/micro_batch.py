@@ -26,6 +26,9 @@ MAX_CALLS = 2
 """Calls under way: one is computed while the other travels."""
 MAX_ROWS = 64
 """Most rows of one call: small, so that no request waits for many others."""
+LOST_AFTER_MS = 1_000.0
+"""A call keeps its place until Triton has answered, even if all of its callers have given up: more
+calls would only wait in Triton. After that long it counts as lost."""
 
 
 @dataclass(slots=True)
@@ -57,7 +60,10 @@ class MicroBatcher:
     async def score(
         self, rows: npt.NDArray[np.float32], model: ModelName, timeout_ms: float
     ) -> npt.NDArray[np.float32]:
-        """Return the score of one row, float32 [1, F]; raises ModelError."""
+        """Return the score of one row, float32 [1, F]; raises ModelError.
+
+        The caller keeps `timeout_ms` itself, by giving up: a call is for several callers.
+        """
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(
             _Waiting(rows, model, time.monotonic() + timeout_ms / 1000, future, copy_context())
@@ -133,7 +139,7 @@ class MicroBatcher:
     async def _ask(self, taken: list[_Waiting]) -> None:
         rows = taken[0].row if len(taken) == 1 else np.concatenate([one.row for one in taken])
         left_ms = (max(one.end_s for one in taken) - time.monotonic()) * 1000
-        scores = await self._scorer.score(rows, taken[0].model, max(left_ms, 1.0))
+        scores = await self._scorer.score(rows, taken[0].model, max(left_ms, LOST_AFTER_MS))
         for i, one in enumerate(taken):
             if not one.future.done():
                 one.future.set_result(scores[i : i + 1])

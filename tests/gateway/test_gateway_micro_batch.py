@@ -11,7 +11,7 @@ import pytest
 
 from flagger.errors import ModelRefusedError, ModelUnavailableError
 from flagger.triton import ModelName
-from gateway.micro_batch import MAX_CALLS, MAX_ROWS, MicroBatcher
+from gateway.micro_batch import LOST_AFTER_MS, MAX_CALLS, MAX_ROWS, MicroBatcher
 
 pytestmark = pytest.mark.anyio
 MODEL = ModelName("m", "1")
@@ -23,6 +23,7 @@ class Server:
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.models: list[ModelName] = []
+        self.limits_ms: list[float] = []
         self.open = asyncio.Event()
         self.under_way = 0
         self.most = 0
@@ -33,6 +34,7 @@ class Server:
     ) -> npt.NDArray[np.float32]:
         self.sizes.append(len(rows))
         self.models.append(model)
+        self.limits_ms.append(timeout_ms)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await self.open.wait()
@@ -86,6 +88,21 @@ async def test_caller_that_gives_up_takes_nobody_along() -> None:
     assert answered == [1, 2, 3, 6, 7]
     assert sum(server.sizes) == 6
     assert float((await ask(batcher, 0.9))[0]) == pytest.approx(0.9)
+
+
+async def test_no_further_calls_while_those_that_all_gave_up_on_are_not_answered() -> None:
+    server: Any = Server()
+    batcher = MicroBatcher(server)
+    for _ in range(5):
+        for value in (0.1, 0.2, 0.3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await batcher.score(np.full((1, 3), value, dtype=np.float32), MODEL, 10.0)
+    assert len(server.sizes) == MAX_CALLS
+    assert server.limits_ms == [LOST_AFTER_MS] * MAX_CALLS
+    server.open.set()
+    assert float((await ask(batcher, 0.4))[0]) == pytest.approx(0.4)
+    assert sum(server.sizes) == MAX_CALLS + 1
 
 
 async def test_refused_row_spoils_no_other() -> None:

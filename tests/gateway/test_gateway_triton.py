@@ -6,6 +6,8 @@ the same protocol by the same generated code.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,7 +32,7 @@ from flagger.errors import (
 from flagger.features import FEATURE_NAMES
 from flagger.models import EXPLAIN_ENTRY, FIL_ENTRY, ONNX_ENTRY, version_folder
 from flagger.tracing import TRACEPARENT
-from flagger.triton import GATEWAY_PRIORITY, ModelName, Scorer
+from flagger.triton import GATEWAY_PRIORITY, MAX_UNDER_WAY, ModelName, Scorer
 from flagger.triton_tensors import CONTRIBUTIONS, OUTPUT
 from gateway.backends import GatewayScorer
 from gateway.micro_batch import MicroBatcher
@@ -43,10 +45,17 @@ Rows = npt.NDArray[np.float32]
 
 
 class Answering(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers every request with one output; keeps the last request and its trace."""
+    """Answers every request with one output; keeps the last request and its trace.
+
+    Attributes:
+        delay_s: Before it answers.
+        answered: Requests that it could answer: nobody cancelled them.
+    """
 
     def __init__(self) -> None:
         self.asked: Any = None
+        self.delay_s = 0.0
+        self.answered = 0
         self.traceparent: str | None = None
         self.output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": [2]}
         self.raw = [np.array([0.25, 0.5], dtype=np.float32).tobytes()]
@@ -56,6 +65,8 @@ class Answering(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         self.traceparent = dict(context.invocation_metadata()).get(TRACEPARENT)
         answer = service_pb2.ModelInferResponse(raw_output_contents=self.raw)
         answer.outputs.add(**self.output)
+        await asyncio.sleep(self.delay_s)  # a request that is cancelled ends here
+        self.answered += 1
         return answer
 
 
@@ -123,6 +134,76 @@ async def test_a_request_carries_its_limits() -> None:
     assert asked.parameters["timeout"].int64_param == 250_000  # of Triton's queue, microseconds
     assert asked.parameters["priority"].uint64_param == GATEWAY_PRIORITY
     assert asked.raw_input_contents[0] == ROWS.tobytes()
+
+
+async def test_who_gives_up_leaves_the_request_to_the_server() -> None:
+    """Tritons die of requests that are cancelled; see `flagger.triton.ANSWER_LIMIT_MS`."""
+    async with served() as (answering, port), connected(f"127.0.0.1:{port}") as scorer:
+        await scorer.score(ROWS, MODEL, 5_000)
+        answering.delay_s = 0.3
+        for ask in (scorer.score, scorer.explain):
+            with pytest.raises(ModelUnavailableError, match="fraud_fil within 20 ms"):
+                await ask(ROWS, MODEL, 20.0)
+        hasty = asyncio.create_task(scorer.score(ROWS, MODEL, 5_000))
+        await asyncio.sleep(0.05)
+        hasty.cancel()
+        patient = Scorer(f"127.0.0.1:{port}", timeout_ms=5_000)
+        pending = patient.explain(ROWS, MODEL, 20)
+        with pytest.raises(ModelUnavailableError):
+            await asyncio.to_thread(pending.result, 0.02)
+        await asyncio.sleep(0.6)
+        assert answering.answered == 5
+        await asyncio.to_thread(patient.close)
+        answering.delay_s = 0.0
+        assert (await scorer.score(ROWS, MODEL, 5_000)).tolist() == [0.25, 0.5]
+
+
+async def test_requests_that_are_not_answered_are_bounded() -> None:
+    async with served() as (answering, port), connected(f"127.0.0.1:{port}") as scorer:
+        answering.delay_s = 0.5
+        asked = [scorer.score(ROWS, MODEL, 100.0) for _ in range(MAX_UNDER_WAY + 3)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [one for one in found if "has not answered 64 requests" in str(one)]
+        assert len(refused) == 3
+        assert all(isinstance(one, ModelUnavailableError) for one in found)
+        await asyncio.sleep(0.8)
+        assert answering.answered == MAX_UNDER_WAY
+        answering.delay_s = 0.0
+        assert (await scorer.score(ROWS, MODEL, 5_000)).tolist() == [0.25, 0.5]
+
+
+@pytest.mark.stack
+async def test_triton_survives_callers_in_a_hurry(
+    stack: LocalStack, published: tuple[Path, str]
+) -> None:
+    """The embedded one, of 24.10, died of this after 1 to 10 s while requests were cancelled.
+
+    `test_who_gives_up_leaves_the_request_to_the_server` fails without the cure each time, this
+    one now and then.
+    """
+    model = ModelName(FIL_ENTRY, published[1])
+    end_s = time.monotonic() + 3
+    gave_up = answers = 0
+
+    async def ask(number: int, scorer: GatewayScorer) -> None:
+        nonlocal gave_up, answers
+        chance = np.random.default_rng(number)
+        while time.monotonic() < end_s:
+            limit_ms = float(chance.uniform(2.0, 14.0))
+            try:
+                async with asyncio.timeout(limit_ms / 1000):
+                    await scorer.score(ROWS[:1], model, limit_ms)
+                answers += 1
+            except (TimeoutError, ModelError):
+                gave_up += 1
+                await asyncio.sleep(0.001)
+
+    async with connected(stack.addresses.triton_url) as scorer:
+        await asyncio.gather(*(ask(number, scorer) for number in range(16)))
+        assert await scorer.is_ready(model)
+        await scorer.score(ROWS[:1], model, 10_000)
+    assert answers > 10
+    assert gave_up > 10
 
 
 async def test_a_request_carries_the_trace_that_it_belongs_to() -> None:
