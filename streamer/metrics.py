@@ -150,6 +150,10 @@ class StreamerMetrics:
         "event_time_lag_seconds",
         "Age of the newest decided transaction's message while others wait; 0: none waits",
     )
+    cpu_wait_share = _gauge(
+        "cpu_wait_share",
+        "Share of the time in which the stream's thread could run and waited for a core",
+    )
     waiting = _gauge("waiting", "1 while the streamer waits for a part", "part")
     held = _gauge("held_messages", "Messages that wait for slower partitions")
     waiting_entries = _gauge(

@@ -258,6 +258,7 @@ class Pipeline:
         clock_ms = self._aligner.stream_clock_ms
         behind_ms = self._clock_ms() - clock_ms if lag and clock_ms > 0 else 0
         self._metrics.lag.set(lag)
+        self._metrics.cpu_wait_share.set(self._commits.cpu_wait_share)
         self._metrics.event_lag_s.set(max(behind_ms, 0) / 1000)
 
     def _switch(self, model: ModelVersion) -> None:

@@ -189,6 +189,14 @@ _PROCESSES = [
         ],
     ),
     series(
+        "Streamer: waiting for a core",
+        "Share of the time in which its thread could run and waited for a core. Above 25 % it "
+        "gathers messages for up to 20 ms, so that others have less to do; near 50 % this machine "
+        "has too few cores.",
+        "percentunit",
+        [(f"flagger_streamer_cpu_wait_share{{{_ALL}}}", "{{instance}}")],
+    ),
+    series(
         "Memory",
         "Resident memory of a process.",
         "bytes",
