@@ -138,7 +138,7 @@ def started(
 
     Raises:
         ConfigurationError: The repository has no usable live version.
-        StackError: A part did not start.
+        StackError: A part did not start, or has ended meanwhile.
     """
     load_version(repository, live_version(repository))
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -177,6 +177,7 @@ def started(
             _wait_until(lambda: target.decided() > 0, producer)
         target.pids.update(stack.pids | parts.pids)
         yield target
+        stack.require_running()  # first: the parts wait for a server that is gone
         parts.require_running()
 
 

@@ -100,8 +100,9 @@ def loadtest(
     """Ask the gateway at a constant rate and hold it to its promise.
 
     Starts Kafka, Triton, Valkey, a streamer and a gateway of its own, with fresh data. Ends with
-    status 1 if p99 is above 100 ms, if a request fails or a repeated payment gets another answer,
-    and if the run is invalid because the load was not what it should have been.
+    status 1 if p99 is above 100 ms, if a request fails, a repeated payment gets another answer or
+    more than 5 % are answered without the model, and if the run is invalid because the load was not
+    what it should have been.
     """
     whom = ASKED if ALL in asked else tuple(dict.fromkeys(asked))
     plan = LoadPlan(out, rate, duration, repeats, stream_rate, flagged, whom, shape, gateways)

@@ -25,6 +25,8 @@ MAX_GENERATOR_CPU = 0.9
 """A generator busier than this share of one core measures itself."""
 MAX_OTHERS_CORES = 0.25
 """A run that fails while other programs use more than this is no statement about the gateway."""
+MAX_FALLBACK = 0.05
+"""Most of the answers that may be given without the model: fast ones, that nobody wants."""
 MIN_ACHIEVED = 0.95
 """Least share of the wanted load that must have been there."""
 
@@ -64,6 +66,13 @@ def judge(
         broken.append(
             f"p99 is {p99_ms:.1f} ms; the limit is {P99_LIMIT_MS:.0f} ms. (The generator itself "
             f"was up to {late_ms:.1f} ms late in 99 % of the requests.)"
+        )
+    answered = max(len(recording.due_s), 1)
+    fallbacks = recording.sources.get("fallback", 0)
+    if fallbacks > MAX_FALLBACK * answered:
+        broken.append(
+            f"{fallbacks / answered:.0%} were answered without the model (limit "
+            f"{MAX_FALLBACK:.0%}): Triton or Valkey is away, or too slow."
         )
     if broken and others_cores > MAX_OTHERS_CORES:
         invalid.append(

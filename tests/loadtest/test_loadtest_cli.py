@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from deploy.local.server import free_ports
-from flagger.errors import ConfigurationError
+from deploy.local.stack import LocalStack
+from flagger.errors import ConfigurationError, StackError
 from flagger.settings import Settings
 from loadtest import highest_rate, load_stack
 from loadtest.api_key import API_KEY_VARIABLE
@@ -189,6 +190,22 @@ def test_a_search_ends_close_to_the_limit(limit: float) -> None:
 
 def test_a_search_may_find_nothing() -> None:
     assert highest_rate.search(lambda _: False, 100.0) is None
+
+
+@pytest.mark.stack
+def test_a_server_that_ended_meanwhile_is_named(
+    servers: Settings, published: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Triton the gateway falls back: no request fails, and the figures say nothing."""
+
+    def ended(_: LocalStack) -> None:
+        raise StackError("Triton ended with status -11")
+
+    running = started(LoadPlan(tmp_path, rate_per_s=1, duration_s=1), published[0], servers=servers)
+    assert running.__enter__().decided() == 0
+    monkeypatch.setattr(LocalStack, "require_running", ended)
+    with pytest.raises(StackError, match="Triton ended"):
+        running.__exit__(None, None, None)
 
 
 @pytest.mark.stack

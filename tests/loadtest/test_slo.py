@@ -24,8 +24,9 @@ def recording(
     cpu: float = 0.2,
     sent_late_s: float = 0.0,
     late_s: float = 0.001,
+    fallbacks: int = 0,
 ) -> Recording:
-    """A second's run of evenly spaced requests; the last one gets the fault."""
+    """A second's run of evenly spaced requests; the last gets the fault, the first fall back."""
     result = Recording(rate_per_s=RATE_PER_S, start_s=50.0, duration_s=1.0, cpu_shares=[0.1, cpu])
     for i, latency_ms in enumerate(latencies_ms):
         due_s = 50.0 + i / RATE_PER_S
@@ -36,7 +37,9 @@ def recording(
             done_s=due_s + latency_ms / 1000,
             late_s=late_s,
             is_repeat=is_last,
-            checked=Checked(fault if is_last else "", "model", kind_of(i), "1"),
+            checked=Checked("", "fallback")
+            if i < fallbacks
+            else Checked(fault if is_last else "", "model", kind_of(i), "1"),
             stages={"state": 0.25, "model": 1.0},
         )
     return result
@@ -64,6 +67,15 @@ def test_one_failure_fails_the_run(fault: str) -> None:
     judgement = judge(recording([5.0] * 100, fault=fault))
     assert judgement.verdict == "FAIL"
     assert judgement.reasons == (f"1 of 100 requests failed: {fault}.",)
+
+
+def test_answers_without_the_model_fail_the_run_however_fast_they_are() -> None:
+    assert judge(recording([5.0] * 100, fallbacks=5)).verdict == "PASS"
+    judgement = judge(recording([2.0] * 100, fallbacks=6))
+    assert judgement.verdict == "FAIL"
+    assert judgement.reasons == (
+        "6% were answered without the model (limit 5%): Triton or Valkey is away, or too slow.",
+    )
 
 
 def test_a_busy_generator_makes_the_run_invalid() -> None:
